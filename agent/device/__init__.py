@@ -1,0 +1,1 @@
+"""What the agent knows about the device it runs on."""

@@ -1,0 +1,71 @@
+"""Who this run is: a counter that grows with every start, and 64 random bits that never repeat.
+
+The counter lives in `run.json` in the state directory. `run_id` keeps record ids unique for ever, even when that
+directory was wiped or restored from an old backup.
+"""
+
+import logging
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+
+class LastSeq(msgspec.Struct, frozen=True):
+    """The last sequence number that a worker gave out for a topic."""
+
+    worker: int
+    topic: str
+    seq: int
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One start of the agent. `last_seqs` is known only of a run that was stopped in order."""
+
+    run: int
+    run_id: str
+    last_seqs: tuple[LastSeq, ...] = ()
+
+
+def begin_run(state_directory: Path) -> tuple[Run, Run | None]:
+    """Counts this start; returns it and the previous run, None when there was none or it cannot be known.
+
+    A state directory that cannot be read or written is a warning, not a stop: measuring goes on with run 0.
+    """
+    file = state_directory / "run.json"
+    previous: Run | None = None
+    try:
+        previous = msgspec.json.decode(file.read_bytes(), type=Run)
+    except FileNotFoundError:
+        pass
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("%s: cannot be read (%s); the run counter starts again", file, error)
+    run = Run(run=previous.run + 1 if previous else 1, run_id=secrets.token_hex(8))
+    if not keep_run(state_directory, run):
+        run = Run(run=0, run_id=run.run_id)
+    return run, previous
+
+
+def keep_run(state_directory: Path, run: Run) -> bool:
+    """Writes `run` so that it survives a power cut; False, with a warning, when it cannot be written."""
+    file = state_directory / "run.json"
+    try:
+        state_directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=state_directory, prefix=".run-", delete=False) as new:
+            new.write(msgspec.json.encode(run))
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(new.name, file)
+        directory = os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        log.warning("%s: the run counter cannot be kept: %s", file, error)
+        return False
+    return True
