@@ -1,0 +1,122 @@
+"""The command line. Each command is one function that returns its exit status; nothing else parses arguments."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent import __version__, log
+
+DEFAULT_CONFIG = Path("/etc/uptime-agent/config.yaml")
+GOOD, BAD, USAGE, UNKNOWN = 0, 1, 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that `arguments` (default: the process's) name; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    log.set_up(options.log_level)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does. Python would complain again when it closes stdout.
+        sys.stderr.close()
+        return GOOD
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="uptime-agent",
+        description="Measures whether websites and services are up, as seen from here, and sends every result to Kafka.",
+        epilog="First steps: `uptime-agent probe https://example.com` measures once; `uptime-agent init config.yaml` "
+        "writes a configuration to start from; `uptime-agent run --config config.yaml` measures on.",
+    )
+    parser.add_argument("--version", action="version", version=f"uptime-agent {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--log-level", choices=log.LEVELS, default="info", help="what is logged (default: %(default)s)")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], teach: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=teach, description=teach[0].upper() + teach[1:] + ".", parents=[common])
+        added.set_defaults(command=function)
+        return added
+
+    added = command("run", _run, "measure all targets of a configuration until told to stop")
+    added.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+
+    added = command("init", _init, "write a commented configuration to start from")
+    added.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, help="`-` for stdout; default: %(default)s")
+
+    added = command("validate", _validate, "check a configuration as `run` would, and print every problem")
+    added.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, help="default: %(default)s")
+    added.add_argument("--base-directory", type=Path, metavar="DIR", help="what includes and files are relative to")
+    added.add_argument("--secrets", choices=("check", "skip"), default="check", help="skip: do not open them")
+    added.add_argument("--print-effective", action="store_true", help="print the merged result, secrets masked")
+
+    added = command("probe", _probe, "measure one target once, for a person; nothing goes to Kafka")
+    added.add_argument("target", nargs="?", metavar="TARGET-ID or URL", help="an id of the configuration, else a URL")
+    added.add_argument("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}, if it is there")
+    added.add_argument("--json", action="store_true", help="print the record as it would go to Kafka")
+    added.add_argument("--all", action="store_true", help="measure every target of the configuration once")
+
+    added = command("watch", _watch, "show the newest result of each target and location, live from Kafka")
+    added.add_argument("--config", type=Path, metavar="FILE", help="lends its `kafka:` block with the credentials")
+    added.add_argument("--bootstrap-servers", metavar="HOST:PORT,…", help="default: the configuration's")
+    added.add_argument("--topic", help="default: the configuration's, else uptime.results")
+    added.add_argument("--since", default="10m", metavar="DURATION", help="begin this long ago (default: %(default)s)")
+    added.add_argument("--json", action="store_true", help="print each record as a line of JSON")
+
+    added = command("schema", _schema, "print the JSON Schema of the configuration, a result record or an event record")
+    added.add_argument("of", choices=("config", "result", "event"))
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from agent import daemon
+    from agent.config import ConfigError, load
+    from agent.delivery.kafka import DeliveryError
+
+    try:
+        return daemon.run(options.config, load(options.config))
+    except ConfigError as error:
+        return _complain(error.problems)
+    except DeliveryError as error:
+        return _complain([error])
+
+
+def _init(options: argparse.Namespace) -> int:
+    from agent.config.sample import sample
+
+    if str(options.file) == "-":
+        sys.stdout.write(sample())
+        return GOOD
+    try:
+        options.file.parent.mkdir(parents=True, exist_ok=True)
+        with options.file.open("x") as new:
+            new.write(sample())
+    except FileExistsError:
+        return _complain([f"{options.file}: is there already; name another file, or move it away"])
+    except OSError as error:
+        return _complain([f"{options.file}: cannot be written: {error.strerror}"])
+    print(f"{options.file}: written. Edit it, then: uptime-agent validate {options.file}")  # noqa: T201
+    return GOOD
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from agent.config import ConfigError, load
+    from agent.config.effective import effective
+
+    try:
+        config = load(options.file, base_directory=options.base_directory, secrets=options.secrets)
+    except ConfigError as error:
+        return _complain(error.problems)
+    for note in config.notes:
+        print(f"note: {note}", file=sys.stderr)  # noqa: T201
+    if options.print_effective:
+        sys.stdout.write(effective(config))
+    else:
+        print(f"{options.file}: good, {len(config.targets)} targets")  # noqa: T201
+    return GOOD

@@ -1,0 +1,226 @@
+"""The daemon: builds the parts, runs them until a signal, reloads on SIGHUP, stops in order.
+
+Measuring never waits for delivery, and delivery never for measuring; between them stands the queue.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent import __version__
+from agent.config import Config, ConfigError, load
+from agent.config.model import Target
+from agent.delivery.forwarder import Forwarder
+from agent.delivery.kafka import KafkaSink
+from agent.delivery.queue import MemoryQueue
+from agent.device.clock import Clock, boottime
+from agent.device.identity import Run, begin_run, keep_run
+from agent.device.vitals import read_vitals
+from agent.probers import Prober, prober_of
+from agent.probers.resolver import Resolver
+from agent.record import (
+    AppliedTarget,
+    ConfigApplied,
+    ConfigRejected,
+    Heartbeat,
+    Recorder,
+    Started,
+    Stopping,
+)
+from agent.schedule import Measurement, Missed, Scheduler
+from agent.verdict import Evidence, judge
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 15.0
+PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
+FLUSH_SECONDS = 5.0  # and what waits for Kafka has this long; together well under a stop's limit of 10 s
+TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
+PROBLEMS_TOLD = 50  # of a `config_rejected` event
+
+
+def run(path: Path, config: Config) -> int:
+    """Runs the daemon with `config`, which was loaded from `path`, until SIGTERM or SIGINT; the exit status."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Daemon(path, config).run())
+
+
+class Results:
+    """Takes what came of each tick: judged, recorded, queued; and counts for the heartbeat."""
+
+    def __init__(self, recorder: Recorder, clock: Clock, queue: MemoryQueue) -> None:
+        self._recorder, self._clock, self._queue = recorder, clock, queue
+        self._evidence = Evidence()
+        self._since = boottime()
+        self._checks = self._missed = 0
+        self._lateness_ms: float | None = None
+
+    def measured(self, measurement: Measurement) -> None:
+        """Judges a measurement and queues its record."""
+        target, result, now = measurement.target, measurement.result, boottime()
+        status, error = judge(
+            target, result, self._evidence, now, clock_synchronized=self._clock.state().synchronized
+        )
+        self._evidence.note(target, result, now)
+        self._queue.append(self._recorder.measured(measurement, status, error))
+        self._checks += 1
+        lateness = (measurement.started - measurement.scheduled) * 1000
+        self._lateness_ms = max(lateness, self._lateness_ms or 0.0)
+
+    def missed(self, missed: Missed) -> None:
+        """Queues the record of ticks that were not measured."""
+        self._queue.append(self._recorder.missed(missed))
+        self._missed += missed.count
+
+    def since_last(self) -> dict[str, Any]:
+        """The heartbeat's figures over the time since the last call, which this resets."""
+        now = boottime()
+        figures = {
+            "checks_per_second": round(self._checks / max(now - self._since, 0.001), 3),
+            "missed": self._missed,
+            "lateness_max_ms": None if self._lateness_ms is None else round(self._lateness_ms, 3),
+        }
+        self._since, self._checks, self._missed, self._lateness_ms = now, 0, 0, None
+        return figures
+
+
+class Daemon:
+    """All parts of one running agent. To be made on the running loop."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path, self._config = path, config
+        self._state_directory = Path(config.state_directory)
+        self._run, self._previous = begin_run(self._state_directory)
+        self._clock = Clock(config.clock.synchronized)
+        self._recorder = Recorder(config, self._run, self._clock)
+        self._queue = MemoryQueue(self._recorder.gap)
+        self._results = Results(self._recorder, self._clock, self._queue)
+        self._forwarder = Forwarder(self._queue, KafkaSink(config.kafka, config.agent.id), config.kafka.tick)
+        self._scheduler = Scheduler(config.agent.id, self._results)
+        self._resolver = Resolver()
+        self._stop = asyncio.Event()
+        self._reload = asyncio.Event()
+
+    async def run(self) -> int:
+        """Until a signal asks to stop: exit status 0. 1 when a part died that the agent cannot do without."""
+        loop = asyncio.get_running_loop()
+        for stopping in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(stopping, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        log.info("uptime-agent %s: agent %s, location %s, run %d (%s)", __version__, self._config.agent.id,
+                 self._config.location.id, self._run.run, self._run.run_id)
+        self._tell(Started, previous=self._previous)
+        self._apply(self._config)
+        parts = [
+            loop.create_task(part, name=name)
+            for name, part in (
+                ("stop", self._stop.wait()),
+                ("delivery", self._forwarder.run()),
+                ("reload", self._reload_when_asked()),
+                ("heartbeat", self._beat()),
+            )
+        ]
+        ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        status = 0
+        for part in ended - {parts[0]}:
+            log.critical("%s died; stopping", part.get_name(), exc_info=part.exception())
+            status = 1
+        await self._stop_in_order(parts)
+        return status
+
+    async def _stop_in_order(self, parts: list[asyncio.Task[Any]]) -> None:
+        """Measuring first, so that all of it is recorded; then what waits goes to Kafka, within bounds."""
+        log.info("stopping")
+        await self._scheduler.stop(PROBE_GRACE_SECONDS)
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        last_seqs = self._recorder.last_seqs()
+        self._tell(Stopping, last_seqs=last_seqs)
+        left = await self._forwarder.stop(FLUSH_SECONDS)
+        if left:
+            log.error("%d records did not reach Kafka and are lost", left)
+        keep_run(self._state_directory, msgspec.structs.replace(self._run, last_seqs=self._recorder.last_seqs()))
+        log.info("stopped")
+
+    async def _reload_when_asked(self) -> None:
+        """Loads, validates all of it, and only then applies. Signals during a reload make one more."""
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            try:
+                # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
+                config = await asyncio.to_thread(load, self._path)
+                self._apply(config)
+            except ConfigError as error:
+                problems = [str(problem) for problem in error.problems]
+                for problem in problems[:PROBLEMS_TOLD]:
+                    log.error("%s", problem)
+                log.error("%s: %d problems; the configuration before stays in force", self._path, len(problems))
+                self._tell(ConfigRejected, problems=tuple(problems[:PROBLEMS_TOLD]))
+
+    def _apply(self, wanted: Config) -> None:
+        """Makes everything equal to `wanted`, save what needs a restart, which is said."""
+        config = self._keep_what_needs_a_restart(wanted)
+        for note in config.notes:
+            log.warning("%s", note)
+        if config.kafka != self._config.kafka:
+            self._forwarder.replace(KafkaSink(config.kafka, config.agent.id), config.kafka.tick)
+        self._config = config
+        self._clock.mode = config.clock.synchronized
+        self._recorder.configure(config)
+        self._scheduler.reconcile(config.targets, self._prober_of)
+        log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
+        shown = [
+            AppliedTarget(target.id, target.shown_url, prober_type(target), target.interval * 1000, target.labels)
+            for target in config.targets
+            if target.enabled
+        ]
+        parts = [shown[at : at + TARGETS_A_PART] for at in range(0, len(shown), TARGETS_A_PART)] or [[]]
+        for number, part in enumerate(parts, 1):
+            self._tell(ConfigApplied, digest=config.digest, part=number, parts=len(parts), targets=tuple(part))
+
+    def _keep_what_needs_a_restart(self, wanted: Config) -> Config:
+        now = self._config
+        replace = msgspec.structs.replace
+        kept = replace(
+            wanted,
+            agent=now.agent,
+            state_directory=now.state_directory,
+            spool=replace(wanted.spool, directory=now.spool.directory),
+            status=now.status,
+            workers=now.workers,
+            kafka=replace(wanted.kafka, topic=now.kafka.topic, events_topic=now.kafka.events_topic),
+        )
+        for section in ("agent", "state_directory", "spool", "status", "workers", "kafka"):
+            if getattr(kept, section) != getattr(wanted, section):
+                log.warning("%s: a part of it changes only with a restart: systemctl restart uptime-agent", section)
+        return kept
+
+    def _prober_of(self, target: Target) -> Prober:
+        return prober_of(target, self._resolver)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            waiting = self._queue.waiting()
+            self._tell(
+                Heartbeat,
+                targets=len(self._scheduler),
+                spool_records=waiting.records,
+                spool_bytes=waiting.bytes,
+                spool_oldest_s=waiting.oldest_s,
+                **self._results.since_last(),
+                **msgspec.structs.asdict(read_vitals()),
+            )
+
+    def _tell(self, kind: type[Event], **fields: Any) -> None:
+        self._queue.append(self._recorder.event(kind, **fields))

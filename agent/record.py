@@ -1,0 +1,297 @@
+"""Results and events as the bytes that travel to Kafka, with ids and sequence numbers that prove nothing is missing.
+
+The structs are the contract: what is encoded, and the JSON Schema that is shipped, come from them. Within one
+`schema` number fields are only ever added. `seq` counts up by one from 1 within (`run_id`, `worker`, topic).
+"""
+
+import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from agent import __version__
+from agent.config.model import Config, Target
+from agent.delivery.queue import Gap, Record
+from agent.device.clock import Clock, boot_id, boottime, stamp
+from agent.device.identity import LastSeq, Run
+from agent.probers import Prober
+from agent.probers.result import Attempt, Error, Http, Peer, Phases, Tls
+from agent.schedule import Measurement, Missed
+from agent.verdict import Status
+
+Stamp = Annotated[str, Meta(pattern=r"^\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", description="RFC 3339, UTC")]
+
+
+class AgentTag(msgspec.Struct):
+    """Which agent, which run of it, and the record's place in that run. `config`: digest of the configuration."""
+
+    id: str
+    version: str
+    run: Annotated[int, Meta(ge=0, description="grows with every start; 0 when it could not be kept")]
+    run_id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+    worker: Annotated[int, Meta(ge=0)]
+    seq: Annotated[int, Meta(ge=1)]
+    config: str
+
+
+class LocationTag(msgspec.Struct, omit_defaults=True):
+    """Where the device stands, as it was configured."""
+
+    id: str
+    country: str | None = None
+    city: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    labels: dict[str, str] = {}
+
+
+class TargetTag(msgspec.Struct):
+    """What was measured; `url` is shown without its secrets."""
+
+    id: str
+    type: str
+    url: str
+    interval_ms: float
+    timeout_ms: float
+    labels: dict[str, str]
+
+
+class ClockTag(msgspec.Struct):
+    """Whether stamps can be trusted, and the boot clock at the record's moment for those that cannot."""
+
+    synchronized: bool
+    max_error_ms: float | None
+    boot_id: str
+    boottime_s: float
+
+
+class ResultRecord(msgspec.Struct, kw_only=True):
+    """One measurement, or with `missed` a row of ticks that could not be measured."""
+
+    schema: Literal[1] = 1
+    id: str
+    agent: AgentTag
+    location: LocationTag
+    target: TargetTag
+    scheduled_at: Stamp
+    started_at: Stamp | None
+    lateness_ms: float | None
+    duration_ms: float | None
+    status: Status
+    phases_ms: Phases
+    error: Error | None
+    peer: Peer | None
+    http: Http | UnsetType = UNSET
+    tls: Tls | UnsetType = UNSET
+    attempt: int = 1
+    attempts: tuple[Attempt, ...] | UnsetType = UNSET
+    missed: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    clock: ClockTag
+
+
+class Event(msgspec.Struct, kw_only=True, tag_field="event"):
+    """The envelope of the agent's own news."""
+
+    schema: Literal[1] = 1
+    id: str
+    agent: AgentTag
+    location: LocationTag
+    clock: ClockTag
+    at: Stamp
+
+
+class Started(Event, kw_only=True, tag="started"):
+    """A run began; `previous` is the one before it as far as known, None when there was none."""
+
+    previous: Run | None
+
+
+class Stopping(Event, kw_only=True, tag="stopping"):
+    """A run ends in order; what was numbered up to here is all there is of it, but for this event."""
+
+    last_seqs: tuple[LastSeq, ...]
+
+
+class AppliedTarget(msgspec.Struct):
+    """A target as `config_applied` lists it."""
+
+    id: str
+    url: str
+    type: str
+    interval_ms: float
+    labels: dict[str, str]
+
+
+class ConfigApplied(Event, kw_only=True, tag="config_applied"):
+    """A configuration took effect. With many targets it comes as `parts` events, numbered from 1 by `part`."""
+
+    digest: str
+    part: int
+    parts: int
+    targets: tuple[AppliedTarget, ...]
+
+
+class ConfigRejected(Event, kw_only=True, tag="config_rejected"):
+    """A configuration was refused and changed nothing; `problems` are the lines that `validate` prints."""
+
+    problems: tuple[str, ...]
+
+
+class GapEvent(Event, kw_only=True, tag="gap"):
+    """Records that will never come: `count` of them, from `first_seq` to `last_seq` of `topic`."""
+
+    topic: str
+    run_id: str
+    worker: int
+    first_seq: int
+    last_seq: int
+    count: int
+    reason: str
+    first_at: Stamp
+    last_at: Stamp
+
+
+class Heartbeat(Event, kw_only=True, tag="heartbeat"):
+    """Sign of life each 15 s. Rates and lateness are over the time since the last one; None: nothing to tell it from.
+
+    `spool_*` is what waits for Kafka, in memory or on disk. `lateness_max_ms`: the latest start of a measurement.
+    """
+
+    targets: int
+    checks_per_second: float
+    missed: int
+    lateness_max_ms: float | None
+    spool_records: int
+    spool_bytes: int
+    spool_oldest_s: float | None
+    rss_bytes: int
+    memory_available_bytes: int
+    load: tuple[float, float, float]
+    temperature_c: float | None
+    throttled: bool | None
+
+
+AnyEvent = Started | Stopping | ConfigApplied | ConfigRejected | GapEvent | Heartbeat
+
+
+def result_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a record on the results topic."""
+    return _schema(ResultRecord, "uptime-agent result record")
+
+
+def event_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a record on the events topic."""
+    return _schema(AnyEvent, "uptime-agent event record")
+
+
+def _schema(of: Any, title: str) -> dict[str, Any]:
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **msgspec.json.schema(of)}
+
+
+class Recorder:
+    """Numbers and encodes what one worker of one run has to tell."""
+
+    def __init__(self, config: Config, run: Run, clock: Clock, worker: int = 0) -> None:
+        self._agent_id = config.agent.id
+        self._topic, self._events_topic = config.kafka.topic, config.kafka.events_topic
+        self._run, self._worker = run, worker
+        self._clock, self._boot_id = clock, boot_id()
+        self._seqs: dict[str, int] = {}
+        self._encode = msgspec.json.Encoder().encode
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """From now on records carry this configuration's digest and location. Topics and agent id stay."""
+        self._digest = config.digest
+        self._location = LocationTag(
+            **{field: getattr(config.location, field) for field in LocationTag.__struct_fields__}
+        )
+
+    def last_seqs(self) -> tuple[LastSeq, ...]:
+        """The last sequence number given out for each topic."""
+        return tuple(LastSeq(self._worker, topic, seq) for topic, seq in self._seqs.items())
+
+    def measured(self, measurement: Measurement, status: Status, error: Error | None) -> Record:
+        """The record of a measurement with its verdict."""
+        target, prober, scheduled, started, wall, result = measurement
+        return self._result(
+            target,
+            prober,
+            wall - (started - scheduled),
+            started,
+            started_at=stamp(wall),
+            lateness_ms=_ms(started - scheduled),
+            duration_ms=result.duration_ms,
+            status=status,
+            phases_ms=result.phases_ms,
+            error=error,
+            peer=result.peer,
+            http=UNSET if result.http is None else result.http,
+            tls=UNSET if result.tls is None else result.tls,
+            attempts=result.attempts or UNSET,
+        )
+
+    def missed(self, missed: Missed) -> Record:
+        """The record of a row of ticks that were not measured."""
+        target, prober, scheduled, wall, count, reason = missed
+        return self._result(
+            target,
+            prober,
+            wall,
+            scheduled,
+            started_at=None,
+            lateness_ms=None,
+            duration_ms=None,
+            status="unknown",
+            phases_ms=Phases(),
+            error=Error(None, "not_measured", "local", reason),
+            peer=None,
+            missed=count,
+        )
+
+    def event(self, kind: type[Event], **fields: Any) -> Record:
+        """The record of an event of the agent's own; `fields` are those that `kind` adds to the envelope."""
+        tag, now = self._tag(self._events_topic), stamp(time.time())
+        event = kind(
+            id=f"{tag.id}/{tag.run_id}/{tag.worker}/e{tag.seq}",
+            agent=tag,
+            location=self._location,
+            clock=self._clock_tag(boottime()),
+            at=now,
+            **fields,
+        )
+        return Record(self._events_topic, tag.seq, event.id, now, self._encode(event))
+
+    def gap(self, gap: Gap) -> Record:
+        """The event that tells records which will never come, all of this run and worker."""
+        return self.event(GapEvent, run_id=self._run.run_id, worker=self._worker, **gap._asdict())
+
+    def _result(self, target: Target, prober: Prober, scheduled: float, boottime_s: float, **found: Any) -> Record:
+        """`scheduled` is wall time, `boottime_s` the boot clock at the start (or at `scheduled`, if none was made)."""
+        tag, scheduled_at = self._tag(self._topic), stamp(scheduled)
+        record = ResultRecord(
+            id=f"{tag.id}/{tag.run_id}/{tag.worker}/{tag.seq}",
+            agent=tag,
+            location=self._location,
+            target=TargetTag(
+                target.id, prober.type, target.shown_url, _ms(target.interval), _ms(target.timeout), target.labels
+            ),
+            scheduled_at=scheduled_at,
+            clock=self._clock_tag(boottime_s),
+            **found,
+        )
+        return Record(self._topic, tag.seq, record.id, scheduled_at, self._encode(record))
+
+    def _tag(self, topic: str) -> AgentTag:
+        seq = self._seqs[topic] = self._seqs.get(topic, 0) + 1
+        run = self._run
+        return AgentTag(self._agent_id, __version__, run.run, run.run_id, self._worker, seq, self._digest)
+
+    def _clock_tag(self, boottime_s: float) -> ClockTag:
+        state = self._clock.state()
+        return ClockTag(state.synchronized, state.max_error_ms, self._boot_id, round(boottime_s, 6))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -1,0 +1,215 @@
+"""When each target is measured: due times, ticks that could not run, and reconciling with a new configuration.
+
+Every target has its own grid of ticks: a stable hash of agent id and target id places it within the interval, so
+that a thousand targets do not fire together, nor a thousand devices that were restarted together, and a restart or
+reload changes nothing. Due times are counted on the boot clock; the wall clock only anchors the grid, once.
+The scheduler is the one owner of a probe's deadline: it sets it, the prober obeys it.
+"""
+
+import asyncio
+import hashlib
+import heapq
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from agent.config.model import Target
+from agent.device.clock import boottime
+from agent.probers import Prober
+from agent.probers.result import Error, Phases, Result
+
+log = logging.getLogger(__name__)
+
+# A tick that is later than this is not measured any more, which also bounds what runs at once after a stall.
+LATEST = 1.0
+# Beyond its deadline a prober has this long to return before it is cancelled at the target's next tick.
+GRACE = 1.0
+
+
+class Measurement(NamedTuple):
+    """A tick that was measured. `scheduled` and `started`: seconds since boot; `wall`: the wall clock at `started`."""
+
+    target: Target
+    prober: Prober
+    scheduled: float
+    started: float
+    wall: float
+    result: Result
+
+
+class Missed(NamedTuple):
+    """A row of `count` ticks that were not measured, the first due at `scheduled` (since boot), `wall` by the clock."""
+
+    target: Target
+    prober: Prober
+    scheduled: float
+    wall: float
+    count: int
+    reason: str
+
+
+class Outcome(Protocol):
+    """Who takes what came of each tick. Neither call may raise or block."""
+
+    def measured(self, measurement: Measurement) -> None:
+        """Takes a measurement."""
+
+    def missed(self, missed: Missed) -> None:
+        """Takes a row of ticks that were not measured."""
+
+
+def phase_of(agent_id: str, target_id: str, interval: float) -> float:
+    """Where in its interval a target is due, in seconds: `0 <= phase < interval`, the same on every start."""
+    digest = hashlib.blake2b(f"{agent_id}\0{target_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64 * interval
+
+
+class _Entry:
+    """One running target. Its next tick is number `tick` of the grid `base + tick * interval` (seconds since boot)."""
+
+    __slots__ = ("base", "current", "deadline", "probe", "prober", "target", "tick")
+
+    def __init__(self, target: Target, prober: Prober, base: float) -> None:
+        self.target = target
+        self.prober = prober
+        self.base = base
+        self.tick = math.floor((boottime() - base) / target.interval) + 1
+        self.current = True  # False: left the configuration; its place in the heap is void
+        self.probe: asyncio.Task[None] | None = None
+        self.deadline = 0.0
+
+    def due(self) -> float:
+        return self.base + self.tick * self.target.interval
+
+
+class Scheduler:
+    """Runs the probers of all targets on time, on the loop it was made on."""
+
+    def __init__(self, agent_id: str, outcome: Outcome) -> None:
+        self._agent_id = agent_id
+        self._outcome = outcome
+        self._loop = asyncio.get_running_loop()
+        self._wall_at_boot = time.time() - boottime()
+        self._entries: dict[str, _Entry] = {}
+        self._heap: list[tuple[float, int, _Entry]] = []  # due, a number that settles ties, entry
+        self._pushed = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_flight: dict[asyncio.Task[None], tuple[_Entry, float]] = {}  # entry, scheduled
+        self.last_turn = boottime()  # when due ticks were last looked at: progress, for whoever watches
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def reconcile(self, targets: Iterable[Target], prober_of: Callable[[Target], Prober]) -> None:
+        """Makes the running targets equal to `targets`; those that did not change keep rhythm and probe in flight.
+
+        `prober_of` is asked for new and changed targets only, and before anything is touched: when it raises, all
+        runs on as it was. A probe in flight of a changed or removed target ends under its old options.
+        """
+        wanted = {target.id: target for target in targets if target.enabled}
+        fresh = {
+            target_id: prober_of(target)
+            for target_id, target in wanted.items()
+            if target_id not in self._entries or self._entries[target_id].target != target
+        }
+        for target_id, entry in list(self._entries.items()):
+            if target_id not in wanted or target_id in fresh:
+                entry.current = False
+                del self._entries[target_id]
+        for target_id, prober in fresh.items():
+            target = wanted[target_id]
+            phase = phase_of(self._agent_id, target_id, target.interval)
+            entry = _Entry(target, prober, phase - self._wall_at_boot % target.interval)
+            self._entries[target_id] = entry
+            self._push(entry)
+        # Without this, edits that move targets about would leave their void places behind until each is due.
+        self._heap = [place for place in self._heap if place[2].current]
+        heapq.heapify(self._heap)
+        self._arm()
+
+    async def stop(self, grace: float) -> None:
+        """Starts nothing more, gives what is in flight `grace` seconds, and records the rest as missed."""
+        for entry in self._entries.values():
+            entry.current = False
+        self._entries.clear()
+        self._heap.clear()
+        self._arm()
+        if self._in_flight:
+            _, left = await asyncio.wait(set(self._in_flight), timeout=grace)
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left, timeout=grace)
+
+    def _push(self, entry: _Entry) -> None:
+        self._pushed += 1
+        heapq.heappush(self._heap, (entry.due(), self._pushed, entry))
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._heap:
+            # The loop's clock stands still in suspend, boot time does not: a minute bounds how long that goes unseen.
+            wait = min(max(self._heap[0][0] - boottime(), 0.0), 60.0)
+            self._timer = self._loop.call_later(wait, self._turn)
+
+    def _turn(self) -> None:
+        """Runs what is due, and sets the timer for what comes next."""
+        now = self.last_turn = boottime()
+        while self._heap and self._heap[0][0] <= now:
+            entry = self._heap[0][2]
+            if entry.current:
+                self._tick(entry, now)
+                self._pushed += 1
+                heapq.heapreplace(self._heap, (entry.due(), self._pushed, entry))
+            else:
+                heapq.heappop(self._heap)
+        self._arm()
+
+    def _tick(self, entry: _Entry, now: float) -> None:
+        """Measures the newest tick that is due, unless it is too late for it; tells the ticks that were missed."""
+        first, interval = entry.due(), entry.target.interval
+        newest = math.floor((now - first) / interval)  # ticks after the first that are due as well
+        scheduled = first + newest * interval
+        entry.tick += newest + 1
+        missed, reason = newest, f"the agent was {now - first:.1f} s late: the device was busy or suspended"
+        if entry.probe is not None:
+            missed, reason = newest + 1, "the measurement before was still running"
+            if now > entry.deadline + GRACE:
+                log.error("%s: a probe did not obey its deadline and was cancelled", entry.target.id)
+                entry.probe.cancel()
+        elif now - scheduled > LATEST:
+            missed = newest + 1
+        else:
+            entry.deadline = now + entry.target.timeout
+            entry.probe = self._loop.create_task(self._probe(entry, scheduled))
+            self._in_flight[entry.probe] = (entry, scheduled)
+            entry.probe.add_done_callback(self._ended)
+        if missed:
+            self._missed(entry, first, missed, reason)
+
+    async def _probe(self, entry: _Entry, scheduled: float) -> None:
+        started, wall, monotonic = boottime(), time.time(), time.monotonic()
+        try:
+            result = await entry.prober.probe(monotonic + entry.target.timeout)
+        except Exception as error:  # A prober never raises. If one does, it costs one record and not a target.
+            log.exception("%s: the prober failed", entry.target.id)
+            duration = (time.monotonic() - monotonic) * 1000
+            result = Result(duration, Phases(), Error(None, "internal", "local", f"the prober failed: {error!r}"[:500]))
+        self._outcome.measured(Measurement(entry.target, entry.prober, scheduled, started, wall, result))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        entry, scheduled = self._in_flight.pop(task)
+        entry.probe = None
+        if task.cancelled():
+            reason = "the agent was stopped during the measurement" if not entry.current else "the prober hung"
+            self._missed(entry, scheduled, 1, reason)
+        elif (error := task.exception()) is not None:
+            log.error("%s: its result could not be recorded", entry.target.id, exc_info=error)
+
+    def _missed(self, entry: _Entry, scheduled: float, count: int, reason: str) -> None:
+        wall = time.time() - (boottime() - scheduled)
+        self._outcome.missed(Missed(entry.target, entry.prober, scheduled, wall, count, reason))
