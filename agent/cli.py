@@ -3,8 +3,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+import msgspec
 
 from agent import __version__, log
 
@@ -101,7 +103,7 @@ def _init(options: argparse.Namespace) -> int:
         return _complain([f"{options.file}: is there already; name another file, or move it away"])
     except OSError as error:
         return _complain([f"{options.file}: cannot be written: {error.strerror}"])
-    print(f"{options.file}: written. Edit it, then: uptime-agent validate {options.file}")  # noqa: T201
+    print(f"{options.file}: written. Edit it, then: uptime-agent validate {options.file}")
     return GOOD
 
 
@@ -114,9 +116,80 @@ def _validate(options: argparse.Namespace) -> int:
     except ConfigError as error:
         return _complain(error.problems)
     for note in config.notes:
-        print(f"note: {note}", file=sys.stderr)  # noqa: T201
+        print(f"note: {note}", file=sys.stderr)
     if options.print_effective:
         sys.stdout.write(effective(config))
     else:
-        print(f"{options.file}: good, {len(config.targets)} targets")  # noqa: T201
+        print(f"{options.file}: good, {len(config.targets)} targets")
     return GOOD
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from agent.config import ConfigError
+    from agent.once import choose, measure
+
+    if options.all == (options.target is not None):
+        return _complain(["name a target or a URL, or give --all; see `uptime-agent probe --help`"], USAGE)
+    path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    if options.all and path is None:
+        return _complain([f"--all needs a configuration: give --config FILE, or write {DEFAULT_CONFIG}"], USAGE)
+    try:
+        config = choose(path, options.target)
+    except ConfigError as error:
+        return _complain(error.problems, USAGE)
+    statuses = set()
+    for status, record in measure(config):
+        statuses.add(status)
+        if options.json:
+            print(record.decode(), flush=True)
+        else:
+            from agent.show import show
+
+            show(record)
+    return BAD if "down" in statuses else UNKNOWN if "unknown" in statuses else GOOD
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from agent.config import ConfigError, duration, load
+    from agent.config.model import Kafka
+    from agent.delivery.kafka import DeliveryError, read
+    from agent.watch import watch
+
+    try:
+        since = duration(options.since)
+        if options.config is not None:
+            kafka = load(options.config).kafka
+        elif options.bootstrap_servers is None and DEFAULT_CONFIG.exists():
+            kafka = load(DEFAULT_CONFIG).kafka
+        elif options.bootstrap_servers is not None:
+            kafka = Kafka(bootstrap_servers=())
+        else:
+            return _complain(["which broker? give --bootstrap-servers HOST:PORT, or --config FILE"], USAGE)
+    except ConfigError as error:
+        return _complain(error.problems, USAGE)
+    except ValueError as error:
+        return _complain([f"--since: {error}"], USAGE)
+    if options.bootstrap_servers is not None:
+        kafka = msgspec.structs.replace(kafka, bootstrap_servers=tuple(options.bootstrap_servers.split(",")))
+    try:
+        watch(read(kafka, options.topic or kafka.topic, since), live=sys.stdout.isatty(), as_json=options.json)
+    except DeliveryError as error:
+        return _complain([error])
+    except KeyboardInterrupt:
+        pass  # the way to leave a live table
+    return GOOD
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from agent import record
+    from agent.config.schema import config_schema
+
+    schemas = {"config": config_schema, "result": record.result_schema, "event": record.event_schema}
+    print(json.dumps(schemas[options.of](), indent=2))
+    return GOOD
+
+
+def _complain(problems: Iterable[object], status: int = BAD) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return status

@@ -6,8 +6,7 @@ Measuring never waits for delivery, and delivery never for measuring; between th
 import asyncio
 import logging
 import signal
-import time
-from collections.abc import Coroutine
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,18 @@ from agent import __version__
 from agent.config import Config, ConfigError, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
-from agent.delivery.kafka import KafkaSink
+from agent.delivery.kafka import DeliveryError, KafkaSink
 from agent.delivery.queue import MemoryQueue
 from agent.device.clock import Clock, boottime
 from agent.device.identity import Run, begin_run, keep_run
 from agent.device.vitals import read_vitals
-from agent.probers import Prober, prober_of
+from agent.probers import Prober, prober_of, type_of
 from agent.probers.resolver import Resolver
 from agent.record import (
     AppliedTarget,
     ConfigApplied,
     ConfigRejected,
+    Event,
     Heartbeat,
     Recorder,
     Started,
@@ -158,29 +158,38 @@ class Daemon:
             self._reload.clear()
             try:
                 # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
-                config = await asyncio.to_thread(load, self._path)
-                self._apply(config)
+                self._apply(await asyncio.to_thread(load, self._path))
             except ConfigError as error:
-                problems = [str(problem) for problem in error.problems]
-                for problem in problems[:PROBLEMS_TOLD]:
-                    log.error("%s", problem)
-                log.error("%s: %d problems; the configuration before stays in force", self._path, len(problems))
-                self._tell(ConfigRejected, problems=tuple(problems[:PROBLEMS_TOLD]))
+                self._reject([str(problem) for problem in error.problems])
+            except DeliveryError as error:
+                self._reject([f"{self._path}: kafka: {error}"])
+
+    def _reject(self, problems: Sequence[str]) -> None:
+        for problem in problems[:PROBLEMS_TOLD]:
+            log.error("%s", problem)
+        log.error("%s: %d problems; the configuration before stays in force", self._path, len(problems))
+        self._tell(ConfigRejected, problems=tuple(problems[:PROBLEMS_TOLD]))
 
     def _apply(self, wanted: Config) -> None:
-        """Makes everything equal to `wanted`, save what needs a restart, which is said."""
+        """Makes everything equal to `wanted`, save what needs a restart, which is said.
+
+        What can be refused comes first: when this raises `DeliveryError`, nothing has changed.
+        """
         config = self._keep_what_needs_a_restart(wanted)
-        for note in config.notes:
-            log.warning("%s", note)
         if config.kafka != self._config.kafka:
             self._forwarder.replace(KafkaSink(config.kafka, config.agent.id), config.kafka.tick)
+        for note in config.notes:
+            log.warning("%s", note)
         self._config = config
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)
         self._scheduler.reconcile(config.targets, self._prober_of)
         log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
+        self._tell_applied(config)
+
+    def _tell_applied(self, config: Config) -> None:
         shown = [
-            AppliedTarget(target.id, target.shown_url, prober_type(target), target.interval * 1000, target.labels)
+            AppliedTarget(target.id, target.shown_url, type_of(target), target.interval * 1000, target.labels)
             for target in config.targets
             if target.enabled
         ]

@@ -7,7 +7,6 @@ directory was wiped or restored from an old backup.
 import logging
 import os
 import secrets
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -55,11 +54,13 @@ def keep_run(state_directory: Path, run: Run) -> bool:
     file = state_directory / "run.json"
     try:
         state_directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=state_directory, prefix=".run-", delete=False) as new:
-            new.write(msgspec.json.encode(run))
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(new.name, file)
+        # One fixed name: what a crash or a full disk leaves of it is overwritten by the next start.
+        new = state_directory / "run.json.new"
+        with new.open("wb") as opened:
+            opened.write(msgspec.json.encode(run))
+            opened.flush()
+            os.fsync(opened.fileno())
+        new.replace(file)
         directory = os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)

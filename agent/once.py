@@ -1,0 +1,67 @@
+"""Measuring once, for a person: the path of `run` up to the record, without schedule and delivery."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from agent.config import Config, ConfigError, load, parse
+from agent.config.model import Target
+from agent.device.clock import Clock, boottime
+from agent.device.identity import Run
+from agent.probers import prober_of
+from agent.probers.resolver import Resolver
+from agent.record import Recorder
+from agent.schedule import Measurement
+from agent.verdict import Evidence, Status, judge
+
+AT_ONCE = 50  # probes in flight; what comes beyond waits for its turn
+
+
+def choose(path: Path | None, wanted: str | None) -> Config:
+    """The configuration at `path`, its targets narrowed to `wanted`: an exact id, else a URL; None is all enabled ones.
+
+    Without a path the location is `local`. Raises `ConfigError`.
+    """
+    if path is not None:
+        config = load(path)
+        if wanted is None:
+            return msgspec.structs.replace(config, targets=tuple(target for target in config.targets if target.enabled))
+        chosen = tuple(target for target in config.targets if target.id == wanted)
+        if chosen:
+            return msgspec.structs.replace(config, targets=chosen)
+    raise NotImplementedError
+
+
+def measure(config: Config) -> Iterator[tuple[Status, bytes]]:
+    """Measures each target once and yields verdict and record, in the order of the configuration.
+
+    Judged when all have ended, so that each target's answer is evidence for the others.
+    """
+    clock, evidence = Clock(config.clock.synchronized), Evidence()
+    recorder = Recorder(config, Run(0, secrets.token_hex(8)), clock)
+    measurements = asyncio.run(_measure_all(config.targets))
+    for measurement in measurements:
+        evidence.note(measurement.target, measurement.result, boottime())
+    for measurement in measurements:
+        synchronized = clock.state().synchronized
+        status, error = judge(
+            measurement.target, measurement.result, evidence, boottime(), clock_synchronized=synchronized
+        )
+        yield status, recorder.measured(measurement, status, error).value
+
+
+async def _measure_all(targets: tuple[Target, ...]) -> list[Measurement]:
+    resolver, turn = Resolver(), asyncio.Semaphore(AT_ONCE)
+
+    async def once(target: Target) -> Measurement:
+        prober = prober_of(target, resolver)
+        async with turn:
+            started, wall = boottime(), time.time()
+            result = await prober.probe(time.monotonic() + target.timeout)
+        return Measurement(target, prober, started, started, wall, result)
+
+    return await asyncio.gather(*(once(target) for target in targets))

@@ -1,0 +1,128 @@
+"""Verdicts: nobody is blamed without proof, and nobody is excused who answered wrongly."""
+
+import pytest
+
+from agent.config.model import Target
+from agent.probers.result import Error, Peer, Phases, Result
+from agent.verdict import PROOF_SECONDS, Evidence, judge
+
+HERE = Target("here", "http://a.example/", "http://a.example/", 30.0, 10.0)
+OTHER = Target("other", "http://b.example/", "http://b.example/", 30.0, 10.0)
+AWAY = Peer("192.0.2.1", 80, "ipv4")
+
+
+def failed(code, attribution, phase="wait", peer=AWAY, resolver=None):
+    return Result(1.0, Phases(), Error(phase, code, attribution, "why"), peer=peer, resolver=resolver)
+
+
+def answered(peer=AWAY, resolver=None):
+    return Result(1.0, Phases(), peer=peer, resolver=resolver)
+
+
+def verdict(result, evidence, now=100.0, synchronized=True):
+    status, error = judge(HERE, result, evidence, now, clock_synchronized=synchronized)
+    return status, error and (error.code, error.attribution)
+
+
+def test_up():
+    """Without an error it is up."""
+    assert verdict(answered(), Evidence()) == ("up", None)
+
+
+def test_a_wrong_answer_needs_no_proof():
+    """A target that answered wrongly is down at once."""
+    assert verdict(failed("status_mismatch", "target"), Evidence())[0] == "down"
+
+
+def test_silence_without_proof_is_unknown():
+    """Nothing came back and nothing else answered lately: nobody is blamed."""
+    assert verdict(failed("connect_timeout", "path", "connect"), Evidence()) == (
+        "unknown",
+        ("connect_timeout", "unknown"),
+    )
+
+
+def test_silence_while_another_target_answers_is_down():
+    """Another target's answer proves the uplink."""
+    evidence = Evidence()
+    evidence.note(OTHER, answered(), 90.0)
+    assert verdict(failed("connect_timeout", "path", "connect"), evidence) == ("down", ("connect_timeout", "path"))
+
+
+def test_an_old_answer_proves_nothing():
+    """Proof ends after 30 s."""
+    evidence = Evidence()
+    evidence.note(OTHER, answered(), 100.0 - PROOF_SECONDS - 0.1)
+    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
+
+
+def test_the_target_is_no_proof_for_itself():
+    """Its own earlier answer says nothing about the uplink now, but does not hide another's either."""
+    evidence = Evidence()
+    evidence.note(OTHER, answered(), 95.0)
+    evidence.note(HERE, answered(), 99.0)
+    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "down"
+    evidence = Evidence()
+    evidence.note(HERE, answered(), 99.0)
+    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(answered(Peer("127.0.0.1", 80, "ipv4")), id="loopback"),
+        pytest.param(failed("connect_timeout", "path", "connect"), id="another silence"),
+        pytest.param(failed("dns_timeout", "resolver", "resolve", peer=None), id="no resolver"),
+        pytest.param(failed("local_network", "local", "connect"), id="own network"),
+    ],
+)
+def test_what_is_no_proof_of_the_uplink(result):
+    """Only an answer from beyond this device proves its way out."""
+    evidence = Evidence()
+    evidence.note(OTHER, result, 99.0)
+    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
+
+
+def test_a_refusal_elsewhere_proves_the_uplink():
+    """Even a refused connection came back from beyond."""
+    evidence = Evidence()
+    evidence.note(OTHER, failed("connect_refused", "target", "connect"), 99.0)
+    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "down"
+
+
+def test_silence_on_loopback_is_the_targets_own():
+    """No network lies between this device and itself."""
+    result = failed("http_timeout_headers", "path", peer=Peer("127.0.0.1", 80, "ipv4"))
+    assert verdict(result, Evidence()) == ("down", ("http_timeout_headers", "target"))
+
+
+def test_resolver_trouble_needs_a_resolver_that_answers_others():
+    """SERVFAIL is down only when the same resolver answers for other names."""
+    result = failed("dns_servfail", "resolver", "resolve", peer=None)
+    evidence = Evidence()
+    assert verdict(result, evidence)[0] == "unknown"
+    evidence.note(OTHER, answered(resolver="192.0.2.53"), 99.0)
+    assert verdict(result, evidence) == ("down", ("dns_servfail", "resolver"))
+
+
+def test_another_resolver_proves_nothing_about_the_hosts():
+    """A target with its own `resolver` is no witness for the host's resolver."""
+    evidence = Evidence()
+    own = Target("own", "http://c.example/", "http://c.example/", 30.0, 10.0, resolver="192.0.2.99")
+    evidence.note(own, answered(resolver="192.0.2.99"), 99.0)
+    assert verdict(failed("dns_servfail", "resolver", "resolve", peer=None), evidence)[0] == "unknown"
+
+
+@pytest.mark.parametrize("code", ["tls_cert_expired", "tls_cert_not_yet_valid"])
+def test_certificate_dates_need_a_clock(code):
+    """Dates are judged only when this device's clock is synchronized."""
+    assert verdict(failed(code, "target", "tls"), Evidence())[0] == "down"
+    assert verdict(failed(code, "target", "tls"), Evidence(), synchronized=False) == (
+        "unknown",
+        ("clock_unsynchronized", "local"),
+    )
+
+
+def test_own_trouble_is_unknown():
+    """What this device could not do is never the target's fault."""
+    assert verdict(failed("local_resource", "local", "connect"), Evidence())[0] == "unknown"
