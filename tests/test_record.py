@@ -1,0 +1,252 @@
+"""Records are what the contract says, valid by the shipped schema, and numbered without holes."""
+
+import json
+
+import jsonschema
+import pytest
+
+from agent.config.model import Agent, Config, Kafka, Location, Target
+from agent.delivery.queue import Gap
+from agent.device.clock import Clock
+from agent.device.identity import LastSeq, Run
+from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
+from agent.record import (
+    AppliedTarget,
+    ConfigApplied,
+    ConfigRejected,
+    Heartbeat,
+    Recorder,
+    Started,
+    Stopping,
+    event_schema,
+    result_schema,
+)
+from agent.schedule import Measurement, Missed
+
+RESULT = jsonschema.Draft202012Validator(result_schema())
+EVENT = jsonschema.Draft202012Validator(event_schema())
+TARGET = Target("shop", "https://u:p@shop.example/", "https://shop.example/", 10.0, 3.0, labels={"team": "web"})
+RUN = Run(17, "5f0c2a9177d04e1b")
+ERROR = Error("wait", "status_mismatch", "target", "HTTP 500")
+
+
+class AProber:
+    type = "http"
+
+
+def a_recorder(**location):
+    config = Config(
+        Agent("ist-1-pi"),
+        Location("ist-1", **location),
+        "/nowhere",
+        Kafka(("broker:9092",)),
+        digest="9f2c1e7ab0d4",
+    )
+    return Recorder(config, RUN, Clock("yes"))
+
+
+def a_measurement(result):
+    return Measurement(TARGET, AProber(), 1000.0, 1000.000412, 1764000000.000412, result)
+
+
+def recorded(record):
+    value = json.loads(record.value)
+    RESULT.validate(value)
+    assert (record.id, record.seq, record.at) == (value["id"], value["agent"]["seq"], value["scheduled_at"])
+    return value
+
+
+def told(record):
+    value = json.loads(record.value)
+    EVENT.validate(value)
+    assert (record.id, record.seq, record.at) == (value["id"], value["agent"]["seq"], value["at"])
+    return value
+
+
+def test_a_whole_result():
+    """Every field of a successful HTTPS measurement, by its contract name."""
+    result = Result(
+        84.213,
+        Phases(3.1, 20.4, 41.0, 0.05, 19.2, 0.4),
+        peer=Peer("203.0.113.7", 443, "ipv4"),
+        http=Http(200, "1.1", 5120, 0),
+        tls=Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", True, "a", "b", "c", "d", "e", "f"),
+    )
+    recorder = a_recorder(country="TR", city="Istanbul", latitude=41.01, longitude=28.98, labels={"provider": "x"})
+    value = recorded(recorder.measured(a_measurement(result), "up", None))
+    assert value.pop("clock").keys() == {"synchronized", "max_error_ms", "boot_id", "boottime_s"}
+    version = value["agent"].pop("version")
+    assert version.count(".") == 2
+    assert value == {
+        "schema": 1,
+        "id": "ist-1-pi/5f0c2a9177d04e1b/0/1",
+        "agent": {
+            "id": "ist-1-pi",
+            "run": 17,
+            "run_id": "5f0c2a9177d04e1b",
+            "worker": 0,
+            "seq": 1,
+            "config": "9f2c1e7ab0d4",
+        },
+        "location": {
+            "id": "ist-1",
+            "country": "TR",
+            "city": "Istanbul",
+            "latitude": 41.01,
+            "longitude": 28.98,
+            "labels": {"provider": "x"},
+        },
+        "target": {
+            "id": "shop",
+            "type": "http",
+            "url": "https://shop.example/",
+            "interval_ms": 10000.0,
+            "timeout_ms": 3000.0,
+            "labels": {"team": "web"},
+        },
+        "scheduled_at": "2025-11-24T16:00:00.000000Z",
+        "started_at": "2025-11-24T16:00:00.000412Z",
+        "lateness_ms": 0.412,
+        "duration_ms": 84.213,
+        "status": "up",
+        "phases_ms": {"resolve": 3.1, "connect": 20.4, "tls": 41.0, "send": 0.05, "wait": 19.2, "receive": 0.4},
+        "error": None,
+        "peer": {"address": "203.0.113.7", "port": 443, "family": "ipv4"},
+        "http": {"status_code": 200, "version": "1.1", "body_bytes": 5120, "redirects": 0},
+        "tls": {
+            "version": "TLSv1.3",
+            "cipher": "TLS_AES_256_GCM_SHA384",
+            "verified": True,
+            "not_before": "a",
+            "not_after": "b",
+            "chain_not_after": "c",
+            "subject": "d",
+            "issuer": "e",
+            "sha256": "f",
+        },
+        "attempt": 1,
+    }
+
+
+def test_a_failure_has_null_for_what_was_not_reached():
+    """Phases that were not reached are null, blocks without meaning are absent."""
+    result = Result(5.0, Phases(resolve=5.0), Error("resolve", "dns_nxdomain", "target", "no such name"))
+    value = recorded(a_recorder().measured(a_measurement(result), "down", result.error))
+    assert value["phases_ms"] == {
+        "resolve": 5.0,
+        "connect": None,
+        "tls": None,
+        "send": None,
+        "wait": None,
+        "receive": None,
+    }
+    assert value["error"] == {
+        "phase": "resolve",
+        "code": "dns_nxdomain",
+        "attribution": "target",
+        "message": "no such name",
+    }
+    assert value["peer"] is None
+    assert not {"http", "tls", "attempts", "missed"} & value.keys()
+
+
+def test_hops_and_attempts_are_in_the_record():
+    """Redirects and earlier tries are told."""
+    result = Result(
+        5.0,
+        Phases(),
+        http=Http(200, "1.1", 0, 1, (Hop("https://a.example/", 301, Phases(connect=1.0)),)),
+        attempts=(Attempt("2001:db8::1", Phases(connect=2.0), Error("connect", "connect_refused", "target", "x")),),
+    )
+    value = recorded(a_recorder().measured(a_measurement(result), "up", None))
+    assert value["http"]["hops"][0]["url"] == "https://a.example/"
+    assert value["attempts"][0]["error"]["code"] == "connect_refused"
+
+
+def test_missed_ticks():
+    """A row of ticks that could not run is one record: unknown, not measured, how many, and when the first was due."""
+    missed = Missed(TARGET, AProber(), 1000.0, 1764000000.0, 7, "the device was busy")
+    value = recorded(a_recorder().missed(missed))
+    assert value["status"] == "unknown"
+    assert value["missed"] == 7
+    assert value["scheduled_at"] == "2025-11-24T16:00:00.000000Z"
+    assert value["started_at"] is None
+    assert value["duration_ms"] is None
+    assert value["error"] == {
+        "phase": None,
+        "code": "not_measured",
+        "attribution": "local",
+        "message": "the device was busy",
+    }
+
+
+def test_numbers_have_no_holes():
+    """Each topic counts on its own, from 1."""
+    recorder = a_recorder()
+    results = [recorder.measured(a_measurement(Result(1.0, Phases())), "up", None) for _ in range(3)]
+    results.append(recorder.missed(Missed(TARGET, AProber(), 0.0, 0.0, 1, "")))
+    events = [recorder.event(ConfigRejected, problems=()) for _ in range(2)]
+    assert [record.seq for record in results] == [1, 2, 3, 4]
+    assert [record.id for record in events] == [f"ist-1-pi/5f0c2a9177d04e1b/0/e{n}" for n in (1, 2)]
+    assert recorder.last_seqs() == (LastSeq(0, "uptime.results", 4), LastSeq(0, "uptime.events", 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Started, {"previous": None}),
+        (Started, {"previous": Run(16, "0" * 16, (LastSeq(0, "uptime.results", 9),))}),
+        (Stopping, {"last_seqs": (LastSeq(0, "uptime.results", 9),)}),
+        (
+            ConfigApplied,
+            {"digest": "d", "part": 1, "parts": 1, "targets": (AppliedTarget("a", "u", "http", 1.0, {}),)},
+        ),
+        (ConfigRejected, {"problems": ("config.yaml:1:1: x",)}),
+        (
+            Heartbeat,
+            {
+                "targets": 1,
+                "checks_per_second": 0.1,
+                "missed": 0,
+                "lateness_max_ms": None,
+                "spool_records": 0,
+                "spool_bytes": 0,
+                "spool_oldest_s": None,
+                "rss_bytes": 1,
+                "memory_available_bytes": 1,
+                "load": (0.1, 0.2, 0.3),
+                "temperature_c": None,
+                "throttled": None,
+            },
+        ),
+    ],
+)
+def test_events(kind, fields):
+    """Each event has the envelope and its own fields beside it, flat, and is valid by the schema."""
+    value = told(a_recorder().event(kind, **fields))
+    assert value["event"] == kind.__struct_config__.tag
+    assert value.keys() >= {"schema", "id", "agent", "location", "clock", "at", *fields}
+    assert value["location"] == {"id": "ist-1"}
+
+
+def test_a_gap():
+    """The gap event names topic, run, worker, the first and the last that is missing, and why."""
+    gap = Gap("uptime.results", 100, 199, 100, "queue_full", "2025-11-24T16:00:00.000000Z", "2025-11-24T16:01:00.000000Z")
+    value = told(a_recorder().gap(gap))
+    assert {key: value[key] for key in ("event", "run_id", "worker", *gap._fields)} == {
+        "event": "gap",
+        "run_id": "5f0c2a9177d04e1b",
+        "worker": 0,
+        **gap._asdict(),
+    }
+
+
+def test_the_schema_refuses_what_is_wrong():
+    """A schema that accepts anything would prove nothing."""
+    value = json.loads(a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None).value)
+    for key, wrong in (("status", "maybe"), ("schema", 2), ("scheduled_at", "yesterday"), ("duration_ms", "1")):
+        with pytest.raises(jsonschema.ValidationError):
+            RESULT.validate({**value, key: wrong})
+    del value["target"]
+    with pytest.raises(jsonschema.ValidationError):
+        RESULT.validate(value)

@@ -1,0 +1,277 @@
+"""Each target is measured on its own grid; none disturbs another; what could not be measured is told."""
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+from agent import schedule
+from agent.config.model import Target
+from agent.device.clock import boottime
+from agent.probers.result import Phases, Result
+from agent.schedule import Scheduler, phase_of
+
+INTERVAL = 0.2
+
+
+def a_target(target_id="a", interval=INTERVAL, timeout=None, **options):
+    url = f"http://{target_id}.example/"
+    return Target(target_id, url, url, interval, interval if timeout is None else timeout, **options)
+
+
+class Instant:
+    """A prober that ends at once."""
+
+    type = "http"
+
+    def __init__(self):
+        self.deadlines = []
+
+    async def probe(self, deadline):
+        self.deadlines.append(deadline)
+        return Result(0.1, Phases())
+
+
+class Sleeping(Instant):
+    """A prober that takes `seconds`, whatever the deadline."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    async def probe(self, deadline):
+        await asyncio.sleep(self.seconds)
+        return Result(self.seconds * 1000, Phases())
+
+
+class Broken(Instant):
+    """A prober with a bug."""
+
+    async def probe(self, deadline):
+        raise ZeroDivisionError("a bug")
+
+
+class Outcomes:
+    """Keeps what the scheduler tells."""
+
+    def __init__(self):
+        self.measurements = []
+        self.misses = []
+
+    def measured(self, measurement):
+        self.measurements.append(measurement)
+
+    def missed(self, missed):
+        self.misses.append(missed)
+
+    def scheduled(self, target_id="a"):
+        return [m.scheduled for m in self.measurements if m.target.id == target_id]
+
+
+@pytest.fixture
+async def outcomes():
+    return Outcomes()
+
+
+@pytest.fixture
+async def scheduler(outcomes):
+    scheduler = Scheduler("agent", outcomes)
+    yield scheduler
+    await scheduler.stop(0.1)
+
+
+def steps(moments):
+    return [round((b - a) / INTERVAL, 6) for a, b in zip(moments, moments[1:], strict=False)]
+
+
+def test_phases_are_spread_and_stable():
+    """A thousand targets spread evenly over the interval, the same on every start, others on another device."""
+    phases = [phase_of("agent", f"t{n}", 10.0) for n in range(1000)]
+    assert phases == [phase_of("agent", f"t{n}", 10.0) for n in range(1000)]
+    assert all(0 <= phase < 10 for phase in phases)
+    tenths = [sum(n <= phase < n + 1 for phase in phases) for n in range(10)]
+    assert min(tenths) > 60
+    assert phases[0] != phase_of("other", "t0", 10.0)
+
+
+async def test_measures_on_its_grid(scheduler, outcomes):
+    """Every tick is measured, at its due time, and the deadline is the timeout after the start."""
+    prober = Instant()
+    scheduler.reconcile([a_target(timeout=0.1)], lambda target: prober)
+    await asyncio.sleep(5.5 * INTERVAL)
+    assert len(outcomes.measurements) in (5, 6)
+    assert set(steps(outcomes.scheduled())) == {1.0}
+    for measurement, deadline in zip(outcomes.measurements, prober.deadlines, strict=True):
+        assert 0 <= measurement.started - measurement.scheduled < 0.15
+        assert deadline == pytest.approx(time.monotonic() - boottime() + measurement.started + 0.1, abs=0.05)
+    # The grid is anchored on the wall clock: the phase is seen there.
+    wall = outcomes.measurements[0].scheduled + time.time() - boottime()
+    off = (wall - phase_of("agent", "a", INTERVAL)) % INTERVAL
+    assert min(off, INTERVAL - off) < 0.02
+    assert outcomes.misses == []
+
+
+async def test_a_disabled_target_is_not_measured(scheduler, outcomes):
+    """`enabled: false` keeps it out."""
+    scheduler.reconcile([a_target(enabled=False)], lambda target: Instant())
+    await asyncio.sleep(2 * INTERVAL)
+    assert len(scheduler) == 0
+    assert outcomes.measurements == []
+
+
+async def test_a_slow_target_delays_nobody(scheduler, outcomes):
+    """One probe that never ends: its own ticks are told as missed, another target stays on time."""
+    probers = {"slow": Sleeping(3600), "a": Instant()}
+    scheduler.reconcile([a_target("slow"), a_target("a")], lambda target: probers[target.id])
+    await asyncio.sleep(5.5 * INTERVAL)
+    assert len(outcomes.scheduled("a")) in (5, 6)
+    assert outcomes.scheduled("slow") == []
+    missed = [miss for miss in outcomes.misses if miss.target.id == "slow"]
+    assert [miss.count for miss in missed] == [1] * len(missed)
+    assert len(missed) in (4, 5)
+    assert set(steps([miss.scheduled for miss in missed])) == {1.0}
+    assert "still running" in missed[0].reason
+
+
+async def test_a_hung_prober_is_cancelled(scheduler, outcomes, monkeypatch, caplog):
+    """A prober that ignores its deadline costs its own ticks, is cancelled, and the target is measured again."""
+    monkeypatch.setattr(schedule, "GRACE", 0.0)
+    probers = iter([Sleeping(3600), Instant()])
+    prober = next(probers)
+
+    class First:
+        type = "http"
+
+        async def probe(self, deadline):
+            nonlocal prober
+            current, prober = prober, Instant()
+            return await current.probe(deadline)
+
+    scheduler.reconcile([a_target(timeout=INTERVAL / 2)], lambda target: First())
+    await asyncio.sleep(6.5 * INTERVAL)
+    assert "did not obey its deadline" in caplog.text
+    assert "the prober hung" in [miss.reason for miss in outcomes.misses]
+    assert outcomes.measurements
+
+
+async def test_no_burst_after_a_stall(scheduler, outcomes):
+    """A stalled loop: the missed ticks are one row, the next one is on the grid."""
+    scheduler.reconcile([a_target()], lambda target: Instant())
+    await asyncio.sleep(1.5 * INTERVAL)
+    before = len(outcomes.measurements)
+    time.sleep(5 * INTERVAL)  # the whole loop stands still
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert len(outcomes.measurements) <= before + 1
+    assert [miss.count for miss in outcomes.misses] in ([4], [5])
+    assert "late" in outcomes.misses[0].reason
+    await asyncio.sleep(2 * INTERVAL)
+    ticks = sorted(
+        outcomes.scheduled() + [miss.scheduled + n * INTERVAL for miss in outcomes.misses for n in range(miss.count)]
+    )
+    assert set(steps(ticks)) == {1.0}, "each tick is measured or told, none twice"
+
+
+async def test_what_is_too_late_is_not_measured(scheduler, outcomes):
+    """A tick more than a second late is told, not measured: after a suspend nothing fires at once."""
+    targets = [a_target(f"t{n}", interval=60.0) for n in range(20)]
+    scheduler.reconcile(targets, lambda target: Instant())
+    scheduler._heap = [(due - 100, number, entry) for due, number, entry in scheduler._heap]
+    for _, _, entry in scheduler._heap:
+        entry.base -= 100.0
+    scheduler._arm()
+    await asyncio.sleep(0.05)
+    assert all(boottime() - m.scheduled < 1.1 for m in outcomes.measurements)
+    assert len(outcomes.misses) >= 18
+
+
+async def test_reconcile_leaves_the_rest_alone(scheduler, outcomes):
+    """An unchanged target keeps rhythm, prober and probe in flight; changed, removed and new ones are replaced."""
+    made = []
+
+    def prober_of(target):
+        made.append(target.id)
+        return Sleeping(1.5 * INTERVAL) if target.id == "same" else Instant()
+
+    same, gone, changed = (a_target(name) for name in ("same", "gone", "changed"))
+    scheduler.reconcile([same, gone, changed], prober_of)
+    await asyncio.sleep(1.2 * INTERVAL)
+    probe = next(iter(scheduler._in_flight))
+    changed = msgspec.structs.replace(changed, labels={"a": "b"})
+    made.clear()
+    scheduler.reconcile([same, changed, a_target("new")], prober_of)
+    assert made == ["changed", "new"]
+    assert probe in scheduler._in_flight
+    gone_before = len(outcomes.scheduled("gone"))
+    await asyncio.sleep(3.3 * INTERVAL)
+    assert len(outcomes.scheduled("gone")) == gone_before
+    assert len(outcomes.scheduled("new")) >= 3
+    assert set(steps(outcomes.scheduled("changed"))) == {1.0}
+    assert outcomes.measurements[-1].target.labels == {"a": "b"} or outcomes.scheduled("same")
+    assert not probe.cancelled()
+
+
+async def test_a_probe_of_a_removed_target_ends_and_is_recorded(scheduler, outcomes):
+    """Removal stops the ticks, not the probe in flight."""
+    scheduler.reconcile([a_target()], lambda target: Sleeping(INTERVAL / 2))
+    while not scheduler._in_flight:
+        await asyncio.sleep(0.01)
+    scheduler.reconcile([], lambda target: Instant())
+    await asyncio.sleep(INTERVAL)
+    assert len(outcomes.measurements) == 1
+    assert outcomes.misses == []
+
+
+async def test_reconcile_is_all_or_nothing(scheduler, outcomes):
+    """When a prober cannot be made, all runs on as it was."""
+    scheduler.reconcile([a_target()], lambda target: Instant())
+
+    def refuse(target):
+        raise ValueError(target.id)
+
+    with pytest.raises(ValueError, match="new"):
+        scheduler.reconcile([a_target("new")], refuse)
+    await asyncio.sleep(2.5 * INTERVAL)
+    assert len(outcomes.scheduled("a")) >= 2
+
+
+async def test_many_reconciles_leave_no_debris(scheduler):
+    """A thousand edits do not grow the heap."""
+    for n in range(1000):
+        scheduler.reconcile([a_target("a", interval=60.0 + n), a_target("b", interval=60)], lambda target: Instant())
+    assert len(scheduler._heap) == 2
+
+
+async def test_a_broken_prober_costs_one_record(scheduler, outcomes, caplog):
+    """A bug in a prober is a result `internal`, blamed on this device, and the target is measured on."""
+    scheduler.reconcile([a_target()], lambda target: Broken())
+    await asyncio.sleep(2.5 * INTERVAL)
+    assert len(outcomes.measurements) >= 2
+    error = outcomes.measurements[0].result.error
+    assert (error.code, error.attribution) == ("internal", "local")
+    assert "ZeroDivisionError" in error.message
+    assert "the prober failed" in caplog.text
+
+
+async def test_stop_lets_probes_end(scheduler, outcomes):
+    """What is in flight at a stop gets its grace and is recorded."""
+    scheduler.reconcile([a_target()], lambda target: Sleeping(0.1))
+    while not scheduler._in_flight:
+        await asyncio.sleep(0.01)
+    await scheduler.stop(1.0)
+    assert len(outcomes.measurements) == 1
+    assert outcomes.misses == []
+
+
+async def test_stop_tells_what_it_cut_off(scheduler, outcomes):
+    """What does not end in time is told as not measured, and nothing starts any more."""
+    scheduler.reconcile([a_target()], lambda target: Sleeping(3600))
+    while not scheduler._in_flight:
+        await asyncio.sleep(0.01)
+    await scheduler.stop(0.05)
+    assert [(miss.count, miss.reason) for miss in outcomes.misses] == [
+        (1, "the agent was stopped during the measurement")
+    ]
+    await asyncio.sleep(2 * INTERVAL)
+    assert outcomes.measurements == []
