@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
 
     added = command("init", _init, "write a commented configuration to start from")
-    added.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, help="`-` for stdout; default: %(default)s")
+    added.add_argument(
+        "file", type=Path, nargs="?", default=DEFAULT_CONFIG, help="`-` for stdout; default: %(default)s"
+    )
 
     added = command("validate", _validate, "check a configuration as `run` would, and print every problem")
     added.add_argument("file", type=Path, nargs="?", default=DEFAULT_CONFIG, help="default: %(default)s")

@@ -66,9 +66,7 @@ class Results:
     def measured(self, measurement: Measurement) -> None:
         """Judges a measurement and queues its record."""
         target, result, now = measurement.target, measurement.result, boottime()
-        status, error = judge(
-            target, result, self._evidence, now, clock_synchronized=self._clock.state().synchronized
-        )
+        status, error = judge(target, result, self._evidence, now, clock_synchronized=self._clock.state().synchronized)
         self._evidence.note(target, result, now)
         self._queue.append(self._recorder.measured(measurement, status, error))
         self._checks += 1
@@ -78,7 +76,7 @@ class Results:
     def missed(self, missed: Missed) -> None:
         """Queues the record of ticks that were not measured."""
         self._queue.append(self._recorder.missed(missed))
-        self._missed += missed.count
+        self._missed += missed.ticks
 
     def since_last(self) -> dict[str, Any]:
         """The heartbeat's figures over the time since the last call, which this resets."""
@@ -103,7 +101,9 @@ class Daemon:
         self._recorder = Recorder(config, self._run, self._clock)
         self._queue = MemoryQueue(self._recorder.gap)
         self._results = Results(self._recorder, self._clock, self._queue)
-        self._forwarder = Forwarder(self._queue, KafkaSink(config.kafka, config.agent.id), config.kafka.tick)
+        self._forwarder = Forwarder(
+            self._queue, KafkaSink(config.kafka, config.agent.id, self._clock), config.kafka.tick
+        )
         self._scheduler = Scheduler(config.agent.id, self._results)
         self._resolver = Resolver()
         self._stop = asyncio.Event()
@@ -115,8 +115,14 @@ class Daemon:
         for stopping in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(stopping, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
-        log.info("uptime-agent %s: agent %s, location %s, run %d (%s)", __version__, self._config.agent.id,
-                 self._config.location.id, self._run.run, self._run.run_id)
+        log.info(
+            "uptime-agent %s: agent %s, location %s, run %d (%s)",
+            __version__,
+            self._config.agent.id,
+            self._config.location.id,
+            self._run.run,
+            self._run.run_id,
+        )
         self._tell(Started, previous=self._previous)
         self._apply(self._config)
         parts = [
@@ -177,7 +183,7 @@ class Daemon:
         """
         config = self._keep_what_needs_a_restart(wanted)
         if config.kafka != self._config.kafka:
-            self._forwarder.replace(KafkaSink(config.kafka, config.agent.id), config.kafka.tick)
+            self._forwarder.replace(KafkaSink(config.kafka, config.agent.id, self._clock), config.kafka.tick)
         for note in config.notes:
             log.warning("%s", note)
         self._config = config

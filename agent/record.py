@@ -234,7 +234,7 @@ class Recorder:
 
     def missed(self, missed: Missed) -> Record:
         """The record of a row of ticks that were not measured."""
-        target, prober, scheduled, wall, count, reason = missed
+        target, prober, scheduled, wall, ticks, reason = missed
         return self._result(
             target,
             prober,
@@ -247,7 +247,7 @@ class Recorder:
             phases_ms=Phases(),
             error=Error(None, "not_measured", "local", reason),
             peer=None,
-            missed=count,
+            missed=ticks,
         )
 
     def event(self, kind: type[Event], **fields: Any) -> Record:
@@ -265,7 +265,7 @@ class Recorder:
 
     def gap(self, gap: Gap) -> Record:
         """The event that tells records which will never come, all of this run and worker."""
-        return self.event(GapEvent, run_id=self._run.run_id, worker=self._worker, **gap._asdict())
+        return self.event(GapEvent, run_id=self._run.run_id, worker=self._worker, **msgspec.structs.asdict(gap))
 
     def _result(self, target: Target, prober: Prober, scheduled: float, boottime_s: float, **found: Any) -> Record:
         """`scheduled` is wall time, `boottime_s` the boot clock at the start (or at `scheduled`, if none was made)."""

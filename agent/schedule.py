@@ -40,13 +40,13 @@ class Measurement(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """A row of `count` ticks that were not measured, the first due at `scheduled` (since boot), `wall` by the clock."""
+    """A row of `ticks` ticks that were not measured, the first due at `scheduled` (since boot), `wall` by the clock."""
 
     target: Target
     prober: Prober
     scheduled: float
     wall: float
-    count: int
+    ticks: int
     reason: str
 
 

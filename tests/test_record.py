@@ -3,6 +3,7 @@
 import json
 
 import jsonschema
+import msgspec
 import pytest
 
 from agent.config.model import Agent, Config, Kafka, Location, Target
@@ -231,13 +232,15 @@ def test_events(kind, fields):
 
 def test_a_gap():
     """The gap event names topic, run, worker, the first and the last that is missing, and why."""
-    gap = Gap("uptime.results", 100, 199, 100, "queue_full", "2025-11-24T16:00:00.000000Z", "2025-11-24T16:01:00.000000Z")
+    gap = Gap(
+        "uptime.results", 100, 199, 100, "queue_full", "2025-11-24T16:00:00.000000Z", "2025-11-24T16:01:00.000000Z"
+    )
     value = told(a_recorder().gap(gap))
-    assert {key: value[key] for key in ("event", "run_id", "worker", *gap._fields)} == {
+    assert {key: value[key] for key in ("event", "run_id", "worker", *gap.__struct_fields__)} == {
         "event": "gap",
         "run_id": "5f0c2a9177d04e1b",
         "worker": 0,
-        **gap._asdict(),
+        **msgspec.structs.asdict(gap),
     }
 
 

@@ -128,7 +128,7 @@ async def test_a_slow_target_delays_nobody(scheduler, outcomes):
     assert len(outcomes.scheduled("a")) in (5, 6)
     assert outcomes.scheduled("slow") == []
     missed = [miss for miss in outcomes.misses if miss.target.id == "slow"]
-    assert [miss.count for miss in missed] == [1] * len(missed)
+    assert [miss.ticks for miss in missed] == [1] * len(missed)
     assert len(missed) in (4, 5)
     assert set(steps([miss.scheduled for miss in missed])) == {1.0}
     assert "still running" in missed[0].reason
@@ -164,11 +164,11 @@ async def test_no_burst_after_a_stall(scheduler, outcomes):
     await asyncio.sleep(0)
     await asyncio.sleep(0.01)
     assert len(outcomes.measurements) <= before + 1
-    assert [miss.count for miss in outcomes.misses] in ([4], [5])
+    assert [miss.ticks for miss in outcomes.misses] in ([4], [5])
     assert "late" in outcomes.misses[0].reason
     await asyncio.sleep(2 * INTERVAL)
     ticks = sorted(
-        outcomes.scheduled() + [miss.scheduled + n * INTERVAL for miss in outcomes.misses for n in range(miss.count)]
+        outcomes.scheduled() + [miss.scheduled + n * INTERVAL for miss in outcomes.misses for n in range(miss.ticks)]
     )
     assert set(steps(ticks)) == {1.0}, "each tick is measured or told, none twice"
 
@@ -270,7 +270,7 @@ async def test_stop_tells_what_it_cut_off(scheduler, outcomes):
     while not scheduler._in_flight:
         await asyncio.sleep(0.01)
     await scheduler.stop(0.05)
-    assert [(miss.count, miss.reason) for miss in outcomes.misses] == [
+    assert [(miss.ticks, miss.reason) for miss in outcomes.misses] == [
         (1, "the agent was stopped during the measurement")
     ]
     await asyncio.sleep(2 * INTERVAL)

@@ -1,0 +1,1 @@
+"""From records to an acknowledged place in Kafka: what waits, when it goes, and how."""
