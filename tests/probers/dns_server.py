@@ -1,0 +1,144 @@
+"""A DNS server on loopback that behaves as a test tells it to, with an encoder of its own."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import NamedTuple
+
+A, CNAME, AAAA = 1, 5, 28
+NOERROR, SERVFAIL, NXDOMAIN, REFUSED = 0, 2, 3, 5
+RESPONSE, AUTHORITATIVE, TRUNCATED, RECURSION = 0x8100, 0x0400, 0x0200, 0x0080
+
+
+class Question(NamedTuple):
+    """A question as it came. `section` is its bytes; `number` counts the questions of this type from 1."""
+
+    id: int
+    name: str
+    kind: int
+    section: bytes
+    tcp: bool
+    number: int
+
+
+Behaviour = Callable[[Question], Iterable[bytes | float]]
+"""What is sent in reply; a float is a pause in seconds."""
+
+
+def name_bytes(name: str) -> bytes:
+    return b"".join(bytes([len(label)]) + label.encode() for label in name.split(".") if label) + b"\0"
+
+
+def record(name: str, kind: int, data: bytes) -> bytes:
+    return name_bytes(name) + struct.pack("!HHIH", kind, 1, 60, len(data)) + data
+
+
+def address(name: str, text: str) -> bytes:
+    """An A or AAAA record."""
+    if ":" in text:
+        return record(name, AAAA, socket.inet_pton(socket.AF_INET6, text))
+    return record(name, A, socket.inet_pton(socket.AF_INET, text))
+
+
+def cname(name: str, target: str) -> bytes:
+    return record(name, CNAME, name_bytes(target))
+
+
+def reply(
+    question: Question,
+    *records: bytes,
+    rcode: int = NOERROR,
+    flags: int = RESPONSE | RECURSION,
+    id: int | None = None,
+    section: bytes | None = None,
+) -> bytes:
+    header = struct.pack("!6H", question.id if id is None else id, flags | rcode, 1, len(records), 0, 0)
+    return header + (question.section if section is None else section) + b"".join(records)
+
+
+def zone(**names: list[str]) -> Behaviour:
+    """Answers for these names (a double underscore is a dot) with those addresses; NXDOMAIN for others."""
+    known = {name.replace("__", "."): addresses for name, addresses in names.items()}
+
+    def behaviour(question: Question) -> Iterable[bytes]:
+        if question.name not in known:
+            return [reply(question, rcode=NXDOMAIN)]
+        wanted = [text for text in known[question.name] if (":" in text) == (question.kind == AAAA)]
+        return [reply(question, *[address(question.name, text) for text in wanted])]
+
+    return behaviour
+
+
+class DnsServer(asyncio.DatagramProtocol):
+    """Listens on a port of its own, UDP and TCP. `questions`: all that came."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.questions: list[Question] = []
+        self.port = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def asked(self, kind: int, *, tcp: bool = False) -> int:
+        return sum(question.kind == kind and question.tcp == tcp for question in self.questions)
+
+    def connection_made(self, transport) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, peer) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._answer(data, False, lambda message: self._transport.sendto(message, peer))
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        try:
+            data = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+            await self._answer(data, True, lambda message: writer.write(len(message).to_bytes(2, "big") + message))
+            await writer.drain()
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+            self._tasks.discard(asyncio.current_task())
+
+    async def _answer(self, data: bytes, tcp: bool, send: Callable[[bytes], None]) -> None:
+        at, labels = 12, []
+        while data[at]:
+            labels.append(data[at + 1 : at + 1 + data[at]].decode())
+            at += 1 + data[at]
+        kind = int.from_bytes(data[at + 1 : at + 3], "big")
+        id = int.from_bytes(data[:2], "big")
+        name = ".".join(labels)
+        question = Question(id, name, kind, data[12 : at + 5], tcp, self.asked(kind, tcp=tcp) + 1)
+        self.questions.append(question)
+        for each in self.behaviour(question):
+            if isinstance(each, float):
+                await asyncio.sleep(each)
+            else:
+                send(each)
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def dns_server(behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[DnsServer]:
+    """A server on `host`; port 0 takes one that is free for UDP and TCP both."""
+    loop = asyncio.get_running_loop()
+    server = DnsServer(behaviour)
+    listener = await asyncio.start_server(server.stream, host, port)
+    server.port = listener.sockets[0].getsockname()[1]
+    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=(host, server.port))
+    try:
+        yield server
+    finally:
+        transport.close()
+        listener.close()
+        await server.close()
+        await asyncio.sleep(0)  # the transports close in the next turn of the loop
