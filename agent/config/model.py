@@ -3,18 +3,25 @@
 Durations are seconds, sizes are bytes. Files that a target names (CA, client certificate, body) are read when
 the configuration is, and stand here with their content: two configurations are equal exactly when they would
 measure the same, and nothing is read again while measuring.
+
+The annotations are also the rules: the reader, the JSON Schema and the effective configuration follow them. A `form`
+names how a value is written in YAML where that is not plainly its type; `is` and `write` are the words of the error
+for text that does not match the pattern.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
+
+DAY = 86_400.0
 
 
 class Secret(str):
     """A string that must not be shown: it came from a file, the environment or a credential, or is one by nature.
 
     It is an ordinary string to whoever sends it; `repr` hides it, and whoever shows text to people or puts it into
-    a record masks it with `agent.config.masking`.
+    a record masks it with `agent.config.masking`. What records are made of (ids, labels, location) is never one.
     """
 
     __slots__ = ()
@@ -23,46 +30,91 @@ class Secret(str):
         return "'***'"
 
 
+Duration = Annotated[float, Meta(extra={"form": "duration"})]
+Size = Annotated[int, Meta(extra={"form": "size"})]
+Labels = Annotated[dict[str, str], Meta(description="Free text pairs, at most 64.", extra={"form": "labels"})]
+Pem = Annotated[str, Meta(extra={"form": "pem"})]
+Url = Annotated[str, Meta(extra={"form": "url"})]
+Identifier = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        extra={"public": True, "is": "an id", "write": "1 to 64 letters, digits, dots, underscores or hyphens"},
+    ),
+]
+Topic = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}$",
+        extra={
+            "public": True,
+            "is": "a topic's name",
+            "write": "1 to 249 letters, digits, dots, underscores or hyphens",
+        },
+    ),
+]
+Country = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Z]{2}$",
+        extra={"public": True, "is": "a country code", "write": "two capital letters (ISO 3166-1 alpha-2), as in TR"},
+    ),
+]
+PublicText = Annotated[str, Meta(max_length=256, extra={"public": True})]
+
+
 class Agent(msgspec.Struct, frozen=True):
     """Who measures."""
 
-    id: str
+    id: Annotated[Identifier, Meta(description="Default: the host name.")]
 
 
 class Location(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the device stands; every record is tagged with it."""
 
-    id: str
-    country: str | None = None
-    city: str | None = None
-    latitude: float | None = None
-    longitude: float | None = None
-    labels: dict[str, str] = {}
+    id: Identifier
+    country: Annotated[Country, Meta(description="ISO 3166-1 alpha-2.")] | None = None
+    city: PublicText | None = None
+    latitude: Annotated[float, Meta(ge=-90, le=90, description="Degrees north.")] | None = None
+    longitude: Annotated[float, Meta(ge=-180, le=180, description="Degrees east.")] | None = None
+    labels: Labels = {}
 
 
 class Kafka(msgspec.Struct, frozen=True):
     """Where records go. `properties` are librdkafka's, those the agent owns excluded; values may be `Secret`."""
 
-    bootstrap_servers: tuple[str, ...]
-    topic: str = "uptime.results"
-    events_topic: str = "uptime.events"
-    tick: float = 0.25
-    properties: dict[str, str] = {}
+    bootstrap_servers: Annotated[
+        tuple[str, ...],
+        Meta(description="host:port of some brokers: a list, or text with commas.", extra={"form": "servers"}),
+    ]
+    topic: Annotated[Topic, Meta(description="Where results go.")] = "uptime.results"
+    events_topic: Annotated[Topic, Meta(description="Where the agent's own news go.")] = "uptime.events"
+    tick: Annotated[
+        Duration, Meta(ge=0.01, le=10.0, description="What was measured within it travels as one batch.")
+    ] = 0.25
+    properties: Annotated[
+        dict[str, str],
+        Meta(
+            description="librdkafka producer properties, save those that the agent owns.", extra={"form": "properties"}
+        ),
+    ] = {}
 
 
 class Spool(msgspec.Struct, frozen=True):
     """The queue on disk. Accepted and checked; has no effect yet."""
 
-    directory: str | None = None
+    directory: Annotated[str, Meta(description="Default: spool/ in the state directory.")] | None = None
     durability: Literal["adaptive", "strict"] = "adaptive"
-    max_size: int = 1 << 30
-    min_free: int = 200 << 20
+    max_size: Annotated[
+        Size, Meta(ge=1 << 20, le=1 << 50, description="The oldest records go first when it is full.")
+    ] = 1 << 30
+    min_free: Annotated[Size, Meta(ge=0, le=1 << 50, description="Left free on the file system.")] = 200 << 20
 
 
 class Status(msgspec.Struct, frozen=True):
     """The local status page. Accepted and checked; has no effect yet."""
 
-    listen: str = "127.0.0.1:9469"
+    listen: Annotated[str, Meta(description="host:port, or off.", extra={"form": "listen"})] = "127.0.0.1:9469"
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -74,56 +126,73 @@ class Clock(msgspec.Struct, frozen=True):
 class Uplink(msgspec.Struct, frozen=True):
     """Addresses that tell whether the device's own way out works. Accepted and checked; has no effect yet."""
 
-    references: tuple[str, ...] = ()
+    references: Annotated[tuple[str, ...], Meta(description="URLs.", extra={"form": "urls"})] = ()
 
 
 class TlsOptions(msgspec.Struct, frozen=True):
     """How TLS is spoken. `ca`, `client_certificate` and `client_key` hold PEM text, not paths."""
 
     verify: bool = True
-    ca: str | None = None
-    server_name: str | None = None
+    ca: Annotated[Pem, Meta(description="File with the CAs to trust instead of the system's.")] | None = None
+    server_name: (
+        Annotated[str, Meta(description="Name to send and to verify.", extra={"form": "server_name"})] | None
+    ) = None
     min_version: Literal["1.0", "1.1", "1.2", "1.3"] = "1.2"
-    client_certificate: str | None = None
-    client_key: str | None = None
+    client_certificate: Annotated[Pem, Meta(description="File with the certificate, chain included.")] | None = None
+    client_key: Annotated[Pem, Meta(description="File with the certificate's key, not encrypted.")] | None = None
 
 
 class BasicAuth(msgspec.Struct, frozen=True):
     """User name and password for HTTP basic authentication (RFC 7617)."""
 
-    username: str
-    password: str
+    username: Annotated[str, Meta(extra={"form": "username"})]
+    password: Annotated[str, Meta(extra={"form": "password"})]
 
 
 class Expect(msgspec.Struct, frozen=True):
     """What makes a measurement `up`. `status`: inclusive ranges of status codes."""
 
-    status: tuple[tuple[int, int], ...] = ((200, 399),)
+    status: Annotated[
+        tuple[tuple[int, int], ...],
+        Meta(description="Status codes or ranges of them, as 200 or 200-299.", extra={"form": "statuses"}),
+    ] = ((200, 399),)
 
 
 class Target(msgspec.Struct, frozen=True):
     """One thing to measure, defaults merged in.
 
-    `url` is what is requested; `shown_url` is the same without its secrets, for records, logs and people.
+    `url` is what is requested, without userinfo and fragment; a `Secret` when it must not be shown. `shown_url` is
+    the same without its secrets, for records, logs and people.
     """
 
-    id: str
-    url: str
+    id: Annotated[PublicText, Meta(min_length=1, max_length=512, description="Default: the url without secrets.")]
+    url: Annotated[Url, Meta(description="Its scheme chooses the prober: http or https.")]
     shown_url: str
-    interval: float
-    timeout: float
+    interval: Annotated[Duration, Meta(ge=1.0, le=7 * DAY, description="Time between two measurements.")]
+    timeout: Annotated[
+        Duration, Meta(ge=0.001, le=7 * DAY, description="Of the whole measurement; at most the interval.")
+    ]
     enabled: bool = True
-    labels: dict[str, str] = {}
-    ip: Literal["auto", "4", "6"] = "auto"
-    connect_to: str | None = None
-    resolver: str | None = None
+    labels: Labels = {}
+    ip: Annotated[Literal["auto", "4", "6"], Meta(description="The version of IP to use.")] = "auto"
+    connect_to: (
+        Annotated[str, Meta(description="This address instead of resolving.", extra={"form": "address"})] | None
+    ) = None
+    resolver: (
+        Annotated[
+            str, Meta(description="DNS server, address[:port]; default: the host's.", extra={"form": "resolver"})
+        ]
+        | None
+    ) = None
     tls: TlsOptions = TlsOptions()
-    method: str = "GET"
-    headers: dict[str, str] = {}
-    body: str | None = None
+    method: Annotated[str, Meta(description="HTTP method.", extra={"form": "method"})] = "GET"
+    headers: Annotated[
+        dict[str, str], Meta(description="HTTP header fields to send.", extra={"form": "headers"})
+    ] = {}
+    body: Annotated[str, Meta(description="Text to send, or {file: PATH}.")] | None = None
     basic_auth: BasicAuth | None = None
-    redirects: int = 10
-    body_limit: int = 10 << 20
+    redirects: Annotated[int, Meta(ge=0, le=100, description="How many are followed.")] = 10
+    body_limit: Annotated[Size, Meta(ge=1, le=1 << 30, description="A longer body is a failure.")] = 10 << 20
     expect: Expect = Expect()
 
 
@@ -136,13 +205,15 @@ class Config(msgspec.Struct, frozen=True):
 
     agent: Agent
     location: Location
-    state_directory: str
+    state_directory: Annotated[str, Meta(extra={"form": "directory"})]
     kafka: Kafka
     spool: Spool = Spool()
     status: Status = Status()
     clock: Clock = Clock()
     uplink: Uplink = Uplink()
-    workers: int | Literal["auto"] = 1
+    workers: Annotated[
+        int | Literal["auto"], Meta(description="Processes; auto or a number.", extra={"form": "workers"})
+    ] = 1
     targets: tuple[Target, ...] = ()
     digest: str = ""
     notes: tuple[str, ...] = ()

@@ -1,0 +1,68 @@
+"""What must not be shown is shown as `***`: secrets that were configured, and what is one by its name or place."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+import msgspec
+
+from agent.config.model import Secret
+
+MASK = "***"
+SHORTEST = 4  # characters of a secret that is looked for within other text; a shorter one would mask half the words
+
+_SECRET_NAME = re.compile(
+    r"pass|pwd|secret|token|auth|credential|session|cookie|jwt|bearer|(?:^|[^a-z])sig(?:nature)?$|(?:^|[^a-z]|api|access)key$",
+    re.IGNORECASE,
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Is what bears this name (of a header, a property, a query's parameter) a secret by nature?"""
+    return _SECRET_NAME.search(unquote(name)) is not None
+
+
+def mask_url(url: str, *, all_values: bool = False) -> str:
+    """A URL without its userinfo and fragment, the values of its query masked: of secret names, or of all."""
+    parts = urlsplit(url)
+    query = "&".join(_mask_parameter(each, all_values) for each in parts.query.split("&"))
+    return SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "").geturl()
+
+
+def _mask_parameter(parameter: str, all_values: bool) -> str:
+    name, equals, value = parameter.partition("=")
+    if value and (all_values or is_secret_name(name)):
+        return f"{name}={MASK}"
+    return parameter if equals or not all_values or not name else MASK
+
+
+class Mask:
+    """Masks the secrets that stand anywhere in `configured`, such as a target, wherever they come up in other text."""
+
+    def __init__(self, configured: Any) -> None:
+        shown = {form for each in _secrets(configured) for form in (str(each), quote(each, safe=""), quote(each))}
+        longest_first = sorted((each for each in shown if len(each) >= SHORTEST), key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def text(self, text: str) -> str:
+        """Text with these secrets masked, as they are and as a URL would quote them."""
+        return text if self._secrets is None else self._secrets.sub(MASK, text)
+
+    def url(self, url: str) -> str:
+        """A URL with these secrets, and those that are one by nature, masked."""
+        return self.text(mask_url(url))
+
+
+def _secrets(value: Any) -> Iterator[Secret]:
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from _secrets(getattr(value, field))
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _secrets(each)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _secrets(each)

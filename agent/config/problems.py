@@ -1,0 +1,86 @@
+"""What is wrong with a configuration: every problem of one run, where it stands and how to mend it."""
+
+import json
+from typing import NamedTuple
+
+from agent.config.model import Secret
+
+MOST_PROBLEMS = 1_000  # kept; the last line says how many more there are
+
+
+class Mark(NamedTuple):
+    """A place in a file; line and column count from 1."""
+
+    file: str
+    line: int = 1
+    column: int = 1
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong. `key` is the path to it, as `targets[3].interval`; empty for a whole file."""
+
+    file: str
+    line: int
+    column: int
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        key = f"{printable(self.key)}: " if self.key else ""
+        return f"{printable(self.file)}:{self.line}:{self.column}: {key}{self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that is no good; `problems` are all that were found, by file and line."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+class Rejected(Exception):
+    """A value is no good, and its problem is noted already."""
+
+
+class Problems:
+    """Notes problems, each once, and the first `MOST_PROBLEMS` of them."""
+
+    def __init__(self) -> None:
+        self._kept: set[Problem] = set()
+        self._more = 0
+
+    def note(self, mark: Mark, key: str, message: str) -> None:
+        """Notes one problem; again the very same is nothing new."""
+        problem = Problem(mark.file, mark.line, mark.column, key, message)
+        if problem in self._kept:
+            return
+        if len(self._kept) < MOST_PROBLEMS:
+            self._kept.add(problem)
+        else:
+            self._more += 1
+
+    def raise_any(self) -> None:
+        """Raises `ConfigError` if there was any."""
+        if not self._kept:
+            return
+        problems = sorted(self._kept)
+        if self._more:
+            last = problems[-1]
+            problems.append(last._replace(key="", message=f"and {self._more} more problems; mend these first"))
+        raise ConfigError(tuple(problems))
+
+
+def printable(text: str, most: int = 300) -> str:
+    """On one line, without control characters, not longer than `most`."""
+    if len(text) > most:
+        text = text[:most] + "…"
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def quoted(text: str) -> str:
+    """Text as it can be shown in a message: quoted, short, and a secret not at all."""
+    if isinstance(text, Secret):
+        return "***"
+    return printable(json.dumps(printable(text, 80), ensure_ascii=False), 200)

@@ -1,0 +1,181 @@
+"""TLS: contexts, what a failed handshake means, and the facts of a certificate, also of one that was refused."""
+
+import hashlib
+import os
+import ssl
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from agent.config.model import TlsOptions
+from agent.device.clock import stamp
+from agent.probers.result import Attribution, ErrorCode, Tls
+
+_VERSIONS = {
+    "1.0": ssl.TLSVersion.MINIMUM_SUPPORTED,
+    "1.1": ssl.TLSVersion.MINIMUM_SUPPORTED,
+    "1.2": ssl.TLSVersion.TLSv1_2,
+    "1.3": ssl.TLSVersion.TLSv1_3,
+}
+
+# <openssl/x509_vfy.h>, X509_V_ERR_…
+_VERIFY_CODES: dict[int, ErrorCode] = {
+    9: "tls_cert_not_yet_valid",
+    10: "tls_cert_expired",
+    62: "tls_hostname_mismatch",
+    64: "tls_hostname_mismatch",  # the certificate is not for this address
+}
+_PROTOCOL = {
+    "WRONG_VERSION_NUMBER",
+    "UNSUPPORTED_PROTOCOL",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "NO_RENEGOTIATION",
+    "UNEXPECTED_MESSAGE",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+    "TLSV1_ALERT_PROTOCOL_VERSION",
+}
+_CLIENT_CERTIFICATE = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    "TLSV1_ALERT_UNKNOWN_CA",
+    "SSLV3_ALERT_BAD_CERTIFICATE",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+    "TLSV1_ALERT_ACCESS_DENIED",
+}
+
+
+class TlsFailure(NamedTuple):
+    """What a failed handshake comes to."""
+
+    code: ErrorCode
+    attribution: Attribution
+    message: str
+
+
+@lru_cache(maxsize=256)
+def context_of(options: TlsOptions) -> ssl.SSLContext:
+    """The context for these options, shared by all targets that have the same: one with the system's CAs costs 20 ms.
+
+    Raises `ssl.SSLError` and `ValueError` for PEM text that is none.
+    """
+    context = ssl.create_default_context(cadata=options.ca) if options.ca else ssl.create_default_context()
+    if options.min_version in ("1.0", "1.1"):
+        # OpenSSL speaks these only below its default security level; SSLv3 stays off, and so does 1.0 for 1.1.
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        if options.min_version == "1.1":
+            context.options |= ssl.OP_NO_TLSv1
+    context.minimum_version = _VERSIONS[options.min_version]
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+    if not options.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if options.client_certificate is not None:
+        _load_client_certificate(context, options.client_certificate, options.client_key)
+    return context
+
+
+def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
+    """The ssl module reads these from files only; one in memory keeps the key off the disk."""
+    file = os.memfd_create("client-certificate")
+    try:
+        with open(file, "w", closefd=False) as memory:
+            memory.write(f"{certificate}\n{key or ''}\n")
+        context.load_cert_chain(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
+
+
+def failure_of(error: ssl.SSLError) -> TlsFailure:
+    """What an error of the handshake, or an alert after it, means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        code = _VERIFY_CODES.get(error.verify_code, "tls_untrusted")
+        return TlsFailure(code, "target", f"the certificate was refused: {error.verify_message}")
+    reason = error.reason or "unknown"
+    told = f"TLS failed: {reason.lower().replace('_', ' ')}"
+    if reason in _CLIENT_CERTIFICATE:
+        return TlsFailure("tls_client_cert", "target", f"the server wants another client certificate: {told}")
+    if reason in _PROTOCOL:
+        return TlsFailure("tls_protocol", "target", told)
+    return TlsFailure("tls_handshake", "target", told)
+
+
+def facts(session: ssl.SSLObject, *, verify: bool, failed: bool) -> Tls | None:
+    """The session and the server's certificate as a record has them; None when no certificate came.
+
+    Public in Python 3.13; until then `ssl` keeps the chain to itself, though OpenSSL has it after a refusal too.
+    """
+    inner: Any = session._sslobj  # type: ignore[attr-defined]
+    sent = inner.get_unverified_chain()
+    if not sent:
+        return None
+    verified = verify and not failed
+    chain = inner.get_verified_chain() if verified else None
+    leaf = _certificate(_der(sent[0]), sent[0])
+    ends = [end for each in chain or () if (end := _certificate(_der(each), each).ends) is not None]
+    cipher = None if failed else session.cipher()
+    return Tls(
+        version=None if failed else session.version(),
+        cipher=cipher[0] if cipher else None,
+        verified=verified,
+        not_before=leaf.not_before,
+        not_after=leaf.not_after,
+        chain_not_after=stamp(min(ends)) if ends else None,
+        subject=leaf.subject,
+        issuer=leaf.issuer,
+        sha256=leaf.sha256,
+    )
+
+
+class _Certificate(NamedTuple):
+    sha256: str
+    not_before: str | None = None
+    not_after: str | None = None
+    ends: float | None = None
+    subject: str | None = None
+    issuer: str | None = None
+
+
+_known: dict[bytes, _Certificate] = {}
+_MOST_KNOWN = 4_096
+
+
+def _der(certificate: Any) -> bytes:
+    der: bytes = certificate.public_bytes(2)  # _ssl.ENCODING_DER
+    return der
+
+
+def _certificate(der: bytes, certificate: Any) -> _Certificate:
+    digest = hashlib.sha256(der).digest()
+    known = _known.get(digest)
+    if known is None:
+        try:
+            info = certificate.get_info()
+            begins, ends = ssl.cert_time_to_seconds(info["notBefore"]), ssl.cert_time_to_seconds(info["notAfter"])
+            names = _name(info["subject"]), _name(info["issuer"])
+            known = _Certificate(digest.hex(), stamp(begins), stamp(ends), ends, *names)
+        except (ValueError, ssl.SSLError):  # whatever a hostile server puts into one
+            known = _Certificate(digest.hex())
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[digest] = known
+    return known
+
+
+_SHORT = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+}
+
+
+def _name(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """A distinguished name as text, most specific first (RFC 4514), at most 500 characters."""
+    parts = [f"{_SHORT.get(key, key)}={value}" for part in reversed(name) for key, value in part]
+    return ",".join(parts)[:500]
