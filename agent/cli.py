@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="uptime-agent",
-        description="Measures whether websites and services are up, as seen from here, and sends every result to Kafka.",
+        description="Measures whether websites and services are up, as seen from here; every result goes to Kafka.",
         epilog="First steps: `uptime-agent probe https://example.com` measures once; `uptime-agent init config.yaml` "
         "writes a configuration to start from; `uptime-agent run --config config.yaml` measures on.",
     )

@@ -19,9 +19,10 @@ from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink
 from agent.delivery.queue import MemoryQueue
 from agent.device.clock import Clock, boottime
-from agent.device.identity import Run, begin_run, keep_run
+from agent.device.identity import begin_run, keep_run
 from agent.device.vitals import read_vitals
-from agent.probers import Prober, prober_of, type_of
+from agent.probers import prober_of, type_of
+from agent.probers.prober import Prober
 from agent.probers.resolver import Resolver
 from agent.record import (
     AppliedTarget,

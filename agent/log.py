@@ -1,4 +1,4 @@
-"""Log lines on stderr: with `<N>` priorities where systemd's journal reads them (sd-daemon(3)), for people elsewhere."""
+"""Log lines on stderr: with `<N>` priorities where the journal reads them (sd-daemon(3)), for people elsewhere."""
 
 import logging
 import os

@@ -15,7 +15,7 @@ from agent.config.model import Config, Target
 from agent.delivery.queue import Gap, Record
 from agent.device.clock import Clock, boot_id, boottime, stamp
 from agent.device.identity import LastSeq, Run
-from agent.probers import Prober
+from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Error, Http, Peer, Phases, Tls
 from agent.schedule import Measurement, Missed
 from agent.verdict import Status

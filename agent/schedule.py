@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.probers import Prober
+from agent.probers.prober import Prober
 from agent.probers.result import Error, Phases, Result
 
 log = logging.getLogger(__name__)

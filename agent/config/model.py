@@ -179,16 +179,12 @@ class Target(msgspec.Struct, frozen=True):
         Annotated[str, Meta(description="This address instead of resolving.", extra={"form": "address"})] | None
     ) = None
     resolver: (
-        Annotated[
-            str, Meta(description="DNS server, address[:port]; default: the host's.", extra={"form": "resolver"})
-        ]
+        Annotated[str, Meta(description="DNS server, address[:port]; default: the host's.", extra={"form": "resolver"})]
         | None
     ) = None
     tls: TlsOptions = TlsOptions()
     method: Annotated[str, Meta(description="HTTP method.", extra={"form": "method"})] = "GET"
-    headers: Annotated[
-        dict[str, str], Meta(description="HTTP header fields to send.", extra={"form": "headers"})
-    ] = {}
+    headers: Annotated[dict[str, str], Meta(description="HTTP header fields to send.", extra={"form": "headers"})] = {}
     body: Annotated[str, Meta(description="Text to send, or {file: PATH}.")] | None = None
     basic_auth: BasicAuth | None = None
     redirects: Annotated[int, Meta(ge=0, le=100, description="How many are followed.")] = 10

@@ -62,9 +62,9 @@ class Forwarder:
             self._turn()
             await asyncio.sleep(SINGLY_TICK if self._suspects or self._alone else self._tick)
 
-    async def stop(self, timeout: float) -> int:
-        """Hands over what waits for at most `timeout` seconds; returns how many records did not arrive."""
-        end = boottime() + timeout
+    async def stop(self, limit: float) -> int:
+        """Hands over what waits for at most `limit` seconds; returns how many records did not arrive."""
+        end = boottime() + limit
         self._held.clear()
         while True:
             self._turn()
@@ -146,10 +146,7 @@ class Forwarder:
 
     def _watch_broker(self) -> None:
         """Judged by acknowledgements alone: a peer that stopped with its connection open gives no other sign."""
-        if not self._outstanding:
-            silent = False
-        else:
-            silent = boottime() - self._last_arrival > LOST_AFTER
+        silent = bool(self._outstanding) and boottime() - self._last_arrival > LOST_AFTER
         if silent and not self._lost:
             self._lost = True
             waiting = self._queue.waiting()

@@ -203,7 +203,7 @@ def _beginnings(consumer: Consumer, topic: str, youngest: int) -> list[TopicPart
 
 
 class EmbeddedBroker:
-    """librdkafka's mock cluster in this process: a broker in memory for demonstrations and tests, not for production."""
+    """librdkafka's mock cluster in this process: a broker in memory for demonstrations, never for production."""
 
     address: str
 

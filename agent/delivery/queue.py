@@ -152,7 +152,7 @@ class MemoryQueue:
             self._gaps[same] = _merged(oldest, self._gaps[same])
 
     def _tell_gaps(self) -> None:
-        """Only when something is about to go: until then a row grows in place, and the queue does not fill with gaps."""
+        """Only when something is about to go: until then a row grows in place and does not fill the queue."""
         gaps, self._gaps = self._gaps, []
         for gap in gaps:
             record = self._tell_gap(gap)

@@ -82,7 +82,7 @@ class HttpProber:
                     hops.append(Hop(mask_url(request.url.geturl()), response.status_code or 0, tried.phases))
                     request = next_request
                     continue
-                error = next_request or self._status_error(response)
+                error = next_request if isinstance(next_request, Error) else self._status_error(response)
             return self._result(begun, tried, error, tuple(hops), attempts, resolver)
 
     def _result(

@@ -195,7 +195,8 @@ def _is_address(text: str) -> bool:
 
 def _preferred_first(addresses: Iterable[str]) -> tuple[str, ...]:
     """IPv6 first if this host has a route to the first such address, else IPv4 first."""
-    six, four = [], []
+    six: list[str] = []
+    four: list[str] = []
     for address in addresses:
         (six if ":" in address else four).append(address)
     return tuple(six + four if six and four and _has_route(six[0]) else four + six)
