@@ -85,7 +85,11 @@ class Kafka(msgspec.Struct, frozen=True):
 
     bootstrap_servers: Annotated[
         tuple[str, ...],
-        Meta(description="host:port of some brokers: a list, or text with commas.", extra={"form": "servers"}),
+        Meta(
+            min_length=1,
+            description="host:port of some brokers: a list, or text with commas.",
+            extra={"form": "servers"},
+        ),
     ]
     topic: Annotated[Topic, Meta(description="Where results go.")] = "uptime.results"
     events_topic: Annotated[Topic, Meta(description="Where the agent's own news go.")] = "uptime.events"
@@ -154,7 +158,9 @@ class Expect(msgspec.Struct, frozen=True):
 
     status: Annotated[
         tuple[tuple[int, int], ...],
-        Meta(description="Status codes or ranges of them, as 200 or 200-299.", extra={"form": "statuses"}),
+        Meta(
+            min_length=1, description="Status codes or ranges of them, as 200 or 200-299.", extra={"form": "statuses"}
+        ),
     ] = ((200, 399),)
 
 

@@ -59,15 +59,22 @@ class Problems:
         else:
             self._more += 1
 
-    def raise_any(self) -> None:
-        """Raises `ConfigError` if there was any."""
+    def note_if_none(self, mark: Mark, message: str) -> None:
+        """Notes a problem of a whole file that only matters when nothing else is wrong."""
         if not self._kept:
-            return
+            self.note(mark, "", message)
+
+    def error(self) -> ConfigError:
+        """All of them, by file and place."""
         problems = sorted(self._kept)
         if self._more:
-            last = problems[-1]
-            problems.append(last._replace(key="", message=f"and {self._more} more problems; mend these first"))
-        raise ConfigError(tuple(problems))
+            problems.append(problems[-1]._replace(key="", message=f"and {self._more} more problems; mend these first"))
+        return ConfigError(tuple(problems))
+
+    def raise_any(self) -> None:
+        """Raises `ConfigError` if there was any."""
+        if self._kept:
+            raise self.error()
 
 
 def printable(text: str, most: int = 300) -> str:

@@ -1,0 +1,236 @@
+"""Loading: every file read once, checked as a whole, and either a `Config` or every problem of it."""
+
+import glob
+import hashlib
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.config.document import LARGEST, Entry, Place, entries, items, parse
+from agent.config.masking import Mask
+from agent.config.model import Agent, Config, Kafka, Location
+from agent.config.problems import ConfigError, Mark, Problems, Rejected, quoted
+from agent.config.reader import Reader, build, rules
+from agent.config.secrets import Sources
+from agent.config.targets import Targets
+
+MOST_FILES = 10_000  # included
+NO_EFFECT_YET = ("spool", "status", "uplink", "workers")
+
+APART = ("defaults", "include", "targets")  # sections that are read on their own
+REQUIRED = {"location": "location: {id: PLACE}", "kafka": "kafka: {bootstrap_servers: [HOST:9092]}"}
+COMMON_NAMES = ("localhost", "raspberrypi")
+
+
+def load(
+    path: Path,
+    *,
+    base_directory: Path | None = None,
+    secrets: Literal["check", "skip"] = "check",
+    refusal: Callable[[Kafka], str | None] = lambda kafka: None,
+) -> Config:
+    """The configuration at `path`. Raises `ConfigError` with every problem of all its files.
+
+    `base_directory`: what includes and other files are relative to, by default the folder of `path`. `skip` opens no
+    secrets: the result is for looking at, not for measuring. `refusal`: what Kafka's client says against its block.
+    """
+    base = path.parent if base_directory is None else base_directory
+    problems = Problems()
+    return _Loading(path, base, problems, Reader(problems, Sources(base, open_secrets=secrets == "check"))).run(refusal)
+
+
+def of_url(url: str) -> Config:
+    """A configuration that measures just this URL, from the location `local`. Raises ValueError."""
+    problems = Problems()
+    place = parse("URL", json.dumps(url, ensure_ascii=False).encode(), problems)
+    targets = Targets(Reader(problems, Sources(Path())))
+    if place is not None:
+        targets.take(place)
+    try:
+        problems.raise_any()
+    except ConfigError as error:
+        raise ValueError("; ".join(problem.message for problem in error.problems)) from None
+    return Config(Agent(host_name() or "local"), Location("local"), "", Kafka(()), targets=tuple(targets.taken))
+
+
+class _Loading:
+    def __init__(self, path: Path, base: Path, problems: Problems, reader: Reader) -> None:
+        self._path, self._base, self._problems, self._reader = path, base, problems, reader
+        self._targets = Targets(reader)
+        self._digest = hashlib.blake2b(digest_size=6)
+        self._left = LARGEST  # bytes that may still be read
+
+    def run(self, refusal: Callable[[Kafka], str | None]) -> Config:
+        root = self._parsed(self._path)
+        if root is None or root.empty:
+            mend = "write location, kafka and targets; `uptime-agent init FILE` makes one to start from"
+            self._problems.note_if_none(Mark(str(self._path)), f"is empty; {mend}")
+            raise self._problems.error()
+        try:
+            written = {entry.name: entry for entry in entries(root, self._problems)}
+        except Rejected:
+            raise self._problems.error() from None
+        fields = self._sections(root, written)
+        self._read_targets(written)
+        self._ask(refusal, fields, written)
+        self._problems.raise_any()
+        return build(
+            Config,
+            fields
+            | {
+                "targets": tuple(self._targets.taken),
+                "digest": self._digest.hexdigest(),
+                "notes": tuple(self._notes(written)),
+            },
+        )
+
+    def _sections(self, root: Place, written: dict[str, Entry]) -> dict[str, Any]:
+        """All but the targets; what is missing and has no default is noted."""
+        known = {name: rule for name, rule in rules(Config).items() if name not in ("agent", *APART)}
+        for name in written.keys() - rules(Config).keys() - set(APART):
+            self._reader.unknown(written[name], [*rules(Config), *APART])
+        fields = self._reader.known_fields([entry for name, entry in written.items() if name in known], known)
+        fields["agent"] = self._agent(root, written.get("agent"))
+        fields.setdefault("state_directory", default_state_directory())
+        for name, mend in REQUIRED.items():
+            if name not in fields:
+                self._problems.note(root.mark, name, f"is missing; write {mend}")
+        return fields
+
+    def _agent(self, root: Place, entry: Entry | None) -> dict[str, Any]:
+        """The agent's id is the host's name where none is written, unless a thousand devices have the same."""
+        place = root
+        if entry is not None and not entry.value.empty:
+            place = entry.value
+            try:
+                agent = self._reader.known_fields(entries(place, self._problems), rules(Agent))
+            except Rejected:
+                return {}
+            if agent:
+                return agent
+        if (name := host_name()) is None:
+            told = f"is missing, and this host's name, {quoted(socket.gethostname())}, tells no device from another"
+            self._problems.note(place.mark, "agent.id", f"{told}; write agent: {{id: NAME}}")
+        return {"id": name}
+
+    def _read_targets(self, written: dict[str, Entry]) -> None:
+        try:
+            if "defaults" in written and not written["defaults"].value.empty:
+                self._targets.default(written["defaults"].value)
+        except Rejected:
+            pass  # noted where it was raised; the targets are looked at all the same
+        self._take_all(written["targets"].value if "targets" in written else None)
+        for file in self._included(written):
+            self._take_all(self._parsed(file))
+
+    def _take_all(self, place: Place | None) -> None:
+        if place is None or place.empty:
+            return
+        try:
+            for each in items(place, self._problems):
+                self._targets.take(each)
+        except Rejected:
+            pass  # it is no list, which was noted
+
+    def _included(self, written: dict[str, Entry]) -> list[Path]:
+        """The files of all patterns, each once, in the order of the patterns, sorted within one."""
+        place = written["include"].value if "include" in written else None
+        found: dict[Path, None] = {}
+        if place is None or place.empty:
+            return []
+        try:
+            patterns = items(place, self._problems) if place.is_list else [place]
+            for each in patterns:
+                found |= dict.fromkeys(self._matching(each))
+        except Rejected:
+            pass  # noted; the other files are looked at all the same
+        if len(found) > MOST_FILES:
+            self._problems.note(place.mark, place.key, f"matches {len(found)} files; at most {MOST_FILES} are read")
+        return list(found)[:MOST_FILES]
+
+    def _matching(self, place: Place) -> list[Path]:
+        pattern = self._reader.text(place)
+        literal = not glob.has_magic(pattern)
+        names = [pattern] if literal else sorted(glob.glob(pattern, root_dir=self._base))
+        files = [self._base / name for name in names]
+        if literal and not files[0].exists():
+            self._reader.reject(place, f"{quoted(pattern)} is not there; correct the path, or use a pattern with *")
+        for file in files:
+            if file.exists() and self._path.exists() and file.samefile(self._path):
+                self._reader.reject(place, f"{quoted(pattern)} matches this very file; keep targets in another folder")
+        return files
+
+    def _parsed(self, file: Path) -> Place | None:
+        """The document in a file, whose bytes go into the digest; None for none. What is wrong is noted."""
+        mark = Mark(str(file))
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(self._left + 1)
+        except OSError as error:
+            why = error.strerror or str(error)
+            mend = (
+                f"correct the path, or make it: uptime-agent init {file}"
+                if isinstance(error, FileNotFoundError)
+                else (
+                    "look at its owner and mode" if isinstance(error, PermissionError) else "name a file of YAML text"
+                )
+            )
+            self._problems.note(mark, "", f"cannot be read: {why}; {mend}")
+            return None
+        if len(data) > self._left:
+            told = f"is too large: the configuration's files have more than {LARGEST >> 20} MiB together"
+            self._problems.note(mark, "", f"{told}; is it the right file?")
+            return None
+        self._left -= len(data)
+        self._digest.update(len(data).to_bytes(8, "big") + data)
+        return parse(str(file), data, self._problems)
+
+    def _ask(self, refusal: Callable[[Kafka], str | None], fields: dict[str, Any], written: dict[str, Entry]) -> None:
+        """Asks Kafka's client what it has against the block, and notes it at the property that it names."""
+        if (
+            not isinstance(kafka := fields.get("kafka"), dict)
+            or None in kafka.values()
+            or "bootstrap_servers" not in kafka
+        ):
+            return
+        built = build(Kafka, kafka)
+        told = refusal(built)
+        if told is None:
+            return
+        place = written["kafka"].value
+        for entry in entries(place, self._problems):
+            if entry.name == "properties" and entry.value.is_mapping:
+                place = entry.value
+                named = [
+                    each for each in entries(place, self._problems) if re.search(rf"\b{re.escape(each.name)}\b", told)
+                ]
+                place = max(named, key=lambda each: len(each.name)).value if named else place
+        self._problems.note(place.mark, place.key, f"is refused by librdkafka: {Mask(built).text(told)}")
+
+    def _notes(self, written: dict[str, Entry]) -> Iterator[str]:
+        for name in NO_EFFECT_YET:
+            if name in written:
+                yield f"{self._path}: {name} is read and checked, and has no effect in this version"
+        if self._reader.inline_secret and self._path.stat().st_mode & stat.S_IROTH:
+            mend = "chmod o-r, or write {file: …} or {credential: …} in their place"
+            yield f"{self._path}: secrets stand in it and everyone on this machine can read it; {mend}"
+
+
+def host_name() -> str | None:
+    """This host's name if it can be an agent's id; None for a name that many hosts have."""
+    name = socket.gethostname().partition(".")[0]
+    return name if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) and name not in COMMON_NAMES else None
+
+
+def default_state_directory() -> str:
+    """Where the agent keeps its state when the configuration does not say (systemd.exec(5), XDG base directories)."""
+    if given := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]:
+        return given
+    if os.geteuid() == 0:
+        return "/var/lib/uptime-agent"
+    return str(Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "uptime-agent")

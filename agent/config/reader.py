@@ -1,0 +1,304 @@
+"""From places in a document to the fields of the model: the annotations there are the rules.
+
+A struct is read as a dict of the fields that were written, so that defaults can be merged before it is built.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from agent.config import forms
+from agent.config.document import Entry, Place, entries, items
+from agent.config.kafka_properties import owned
+from agent.config.masking import is_secret_name
+from agent.config.model import Secret
+from agent.config.problems import Problems, Rejected, quoted
+from agent.config.secrets import KINDS, NOT_OPENED, Sources
+
+MOST_ITEMS = 100  # of a list of brokers, status codes or references
+MOST_PAIRS = 64  # of labels, headers or properties
+LONGEST = 64 << 10  # characters of a text value that has no bound of its own
+
+_SCALARS: dict[type, Callable[[str], Any]] = {
+    bool: forms.boolean,
+    int: forms.whole_number,
+    float: forms.number,
+    str: str,
+}
+NOT_WRITTEN = {"shown_url", "digest", "notes"}  # fields of the model that are made, not read
+_USERINFO_OR_QUERY = re.compile(r"(?<=//)[^/?#]*@|(?<=\?).*", re.DOTALL)
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Rule(NamedTuple):
+    """What an annotation says. `base`: the type without its marks; `meta`: all `Meta` found, the outermost first."""
+
+    base: Any
+    meta: tuple[Meta, ...]
+
+    def extra(self, name: str) -> Any:
+        """The first `extra` of that name."""
+        return next((meta.extra[name] for meta in self.meta if meta.extra and name in meta.extra), None)
+
+    def get(self, name: str) -> Any:
+        """The first bound or text of that name."""
+        return next((value for meta in self.meta if (value := getattr(meta, name)) is not None), None)
+
+
+@lru_cache(maxsize=64)
+def rules(kind: type[msgspec.Struct]) -> Mapping[str, Rule]:
+    """The rule of each field of a struct that can be written in YAML."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field: rule_of(hints[field]) for field in kind.__struct_fields__ if field not in NOT_WRITTEN}
+
+
+def rule_of(hint: Any) -> Rule:
+    """The rule in a type annotation; `| None` only means that it may be left out."""
+    if get_origin(hint) is Annotated:
+        inner = rule_of(hint.__origin__)
+        return Rule(inner.base, (*(each for each in hint.__metadata__ if isinstance(each, Meta)), *inner.meta))
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [each for each in get_args(hint) if each is not type(None)]
+        return rule_of(kinds[0]) if len(kinds) == 1 else Rule(hint, ())
+    return Rule(hint, ())
+
+
+class Reader:
+    """Reads values and notes what is wrong with them; `Rejected` means: noted, and there is no value."""
+
+    def __init__(self, problems: Problems, sources: Sources) -> None:
+        self.problems, self.sources = problems, sources
+        self.inline_secret = False  # was one written into the configuration itself?
+
+    def fields(self, place: Place, kind: type[msgspec.Struct]) -> dict[str, Any]:
+        """The fields of `kind` that are written at `place`, nested ones as dicts; None for one that is no good.
+
+        Raises `Rejected` when it is no mapping.
+        """
+        found = self.known_fields(entries(place, self.problems), rules(kind))
+        for field in msgspec.structs.fields(kind):
+            if field.required and field.name not in found:
+                self.problems.note(place.mark, f"{place.key}.{field.name}", "is missing; write it")
+                found[field.name] = None
+        return found
+
+    def known_fields(self, written: Iterable[Entry], known: Mapping[str, Rule]) -> dict[str, Any]:
+        """The same, by rules of one's own, for entries that were taken apart already."""
+        found: dict[str, Any] = {}
+        for entry in written:
+            rule = known.get(entry.name)
+            if rule is None:
+                self.unknown(entry, known)
+            elif not entry.value.empty:
+                try:
+                    found[entry.name] = self.value(entry.value, rule)
+                except Rejected:
+                    found[entry.name] = None
+        return found
+
+    def unknown(self, entry: Entry, known: Iterable[str]) -> None:
+        """Notes an unknown key and the one that was perhaps meant."""
+        known = list(known)
+        near = get_close_matches(entry.name.lower(), known, 1)
+        mend = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        self.problems.note(entry.at, entry.value.key, f"unknown key; {mend}")
+
+    def value(self, place: Place, rule: Rule) -> Any:
+        """One value by its rule. Raises `Rejected`."""
+        form, base = rule.extra("form"), rule.base
+        if is_struct(base):
+            return self.fields(place, base)
+        if form in _PAIRS:
+            return _PAIRS[form](self, place)
+        if form == "pem":
+            return self._pem(place)
+        if get_origin(base) is tuple:
+            return self._list(place, forms.FORMS.get(form, str), bool(rule.get("min_length")))
+        if get_origin(base) is Literal:
+            return self._choice(place, get_args(base))
+        parse = forms.FORMS.get(form) or _SCALARS.get(base, str)
+        text = self.text(place, public=bool(rule.extra("public"))) if base is str else self._scalar(place)
+        if form == "password":
+            text = self._secret(text)
+        return self._bounded(place, rule, text, self._parsed(place, text, parse))
+
+    def text(self, place: Place, *, public: bool = False) -> str:
+        """A text, or a `Secret` where it comes from a file, the environment or a credential. Raises `Rejected`.
+
+        What is `public`, being part of every record, may come from there too and is no secret then.
+        """
+        if not place.is_mapping:
+            return self._scalar(place)
+        found = entries(place, self.problems)
+        if len(found) != 1 or found[0].name not in KINDS or found[0].value.scalar is None:
+            self.reject(place, "is a mapping; write a text, or {file: PATH}, {env: NAME} or {credential: NAME}")
+        try:
+            secret = self.sources.secret(found[0].name, found[0].value.scalar or "")
+        except ValueError as error:
+            self.reject(place, str(error))
+        return str(secret) if public and secret is not NOT_OPENED else secret
+
+    def reject(self, place: Place, message: str) -> Any:
+        """Notes a problem and raises `Rejected`."""
+        self.problems.note(place.mark, place.key, message)
+        raise Rejected
+
+    def _scalar(self, place: Place) -> str:
+        text = place.scalar
+        if text is None:
+            return str(self.reject(place, f"is {place.describe()}; write one value"))
+        if "\0" in text or len(text) > LONGEST:
+            self.reject(place, f"is longer than {LONGEST >> 10} KiB or has a NUL character in it; write plain text")
+        return text
+
+    def _parsed(self, place: Place, text: str, parse: Callable[[str], Any]) -> Any:
+        if text is NOT_OPENED:
+            return text
+        try:
+            value = parse(text)
+        except ValueError as error:
+            if isinstance(text, Secret):
+                self.reject(place, "is a secret that cannot be a value of this key; look at what it holds")
+            self.reject(place, f"{quoted(_USERINFO_OR_QUERY.sub('***', text))} {error}")
+        return Secret(value) if isinstance(text, Secret) and isinstance(value, str) else value
+
+    def _bounded(self, place: Place, rule: Rule, text: str, value: Any) -> Any:
+        if text is NOT_OPENED:
+            return value
+        shown, form = quoted(text), rule.extra("form")
+        if (least := rule.get("ge")) is not None and value < least:
+            self.reject(place, f"{shown} is too small; write at least {forms.written(least, form)}")
+        if (most := rule.get("le")) is not None and value > most:
+            self.reject(place, f"{shown} is too large; write at most {forms.written(most, form)}")
+        if (pattern := rule.get("pattern")) is not None and not re.search(pattern, value):
+            self.reject(place, f"{shown} is not {rule.extra('is')}; write {rule.extra('write')}")
+        if (longest := rule.get("max_length")) is not None and len(value) > longest:
+            self.reject(place, f"has {len(value)} characters; write at most {longest}")
+        if rule.get("min_length") and not value:
+            self.reject(place, "is empty; write a text")
+        return value
+
+    def _choice(self, place: Place, choices: tuple[str, ...]) -> str:
+        text = self._scalar(place)
+        if text not in choices:
+            self.reject(place, f"{quoted(text)} is not one of {', '.join(choices)}; write one of them")
+        return text
+
+    def _list(self, place: Place, parse: Callable[[str], Any], at_least_one: bool) -> tuple[Any, ...]:
+        """A list; a single text with commas is one too."""
+        written = items(place, self.problems) if place.is_list else [place]
+        if not written and at_least_one:
+            self.reject(place, "is empty; write at least one")
+        if len(written) > MOST_ITEMS:
+            self.reject(place, f"has {len(written)} items; write at most {MOST_ITEMS}")
+        values: list[Any] = []
+        rejected = False
+        for item in written:
+            try:
+                text = self.text(item)
+                for each in [text] if text is NOT_OPENED or place.is_list else text.split(","):
+                    part = Secret(each.strip()) if isinstance(text, Secret) else each.strip()
+                    values.append(text if text is NOT_OPENED else self._parsed(item, part, parse))
+            except Rejected:
+                rejected = True
+        if rejected:
+            raise Rejected
+        return tuple(values)
+
+    def _pem(self, place: Place) -> str:
+        """PEM text: of the file at that path, or of a secret."""
+        if place.is_mapping:
+            return self.text(place)
+        path, private = self._scalar(place), place.key.endswith("_key")
+        try:
+            return self.sources.secret_file(path) if private else self.sources.text(path)
+        except ValueError as error:
+            return str(self.reject(place, str(error)))
+
+    def labels(self, place: Place) -> dict[str, str]:
+        """Free text pairs, which are part of records."""
+        return self._pairs(place, lambda entry: self.text(entry.value, public=True))
+
+    def headers(self, place: Place) -> dict[str, str]:
+        """Header fields to send. Raises `Rejected`."""
+
+        def header(entry: Entry) -> str:
+            self._parsed(entry.value, entry.name, forms.header_name)
+            return self._named(entry, forms.header_value)
+
+        found = self._pairs(place, header)
+        names: dict[str, str] = {}
+        for name in found:
+            if (other := names.setdefault(name.lower(), name)) != name:
+                self.reject(place, f"{other} and {name} are the same header; remove one")
+        return found
+
+    def properties(self, place: Place) -> dict[str, str]:
+        """Properties of the Kafka producer, save those that are not the user's to set. Raises `Rejected`."""
+
+        def kafka_property(entry: Entry) -> str:
+            if (instead := owned(entry.name)) is not None:
+                self.reject(entry.value, f"is not yours to set: {instead}")
+            return self._named(entry, str)
+
+        return self._pairs(place, kafka_property)
+
+    def _named(self, entry: Entry, parse: Callable[[str], str]) -> str:
+        """A text that is a secret if it comes from one, or if its name says so."""
+        text = self.text(entry.value)
+        if is_secret_name(entry.name):
+            text = self._secret(text)
+        parsed: str = self._parsed(entry.value, text, parse)
+        return parsed
+
+    def _secret(self, text: str) -> Secret:
+        """What is one by nature."""
+        if isinstance(text, Secret):
+            return text
+        self.inline_secret = True
+        return Secret(text)
+
+    def _pairs(self, place: Place, read: Callable[[Entry], str]) -> dict[str, str]:
+        pairs = entries(place, self.problems)
+        if len(pairs) > MOST_PAIRS:
+            self.reject(place, f"has {len(pairs)} entries; write at most {MOST_PAIRS}")
+        found = {}
+        for entry in pairs:
+            try:
+                found[entry.name] = read(entry)
+            except Rejected:
+                continue
+        if len(found) < len(pairs):
+            raise Rejected
+        return found
+
+
+_PAIRS: dict[str, Callable[[Reader, Place], dict[str, str]]] = {
+    "labels": Reader.labels,
+    "headers": Reader.headers,
+    "properties": Reader.properties,
+}
+
+
+def build(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """The struct with these fields, of which the nested ones may be dicts."""
+    known = rules(kind)
+    return kind(
+        **{
+            name: build(known[name].base, value) if isinstance(value, dict) and is_struct(known[name].base) else value
+            for name, value in fields.items()
+        }
+    )
+
+
+def is_struct(kind: Any) -> TypeGuard[type[msgspec.Struct]]:
+    """Is this annotation one of the structs of the model?"""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -1,0 +1,75 @@
+"""Where secrets come from: a file, the environment, a credential of systemd. They are read with the configuration.
+
+One trailing newline is stripped, as an editor leaves it.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from agent.config.model import Secret
+from agent.config.problems import quoted
+
+LARGEST = 1 << 20  # bytes of a secret, a certificate, or a body
+KINDS = ("file", "env", "credential")
+
+NOT_OPENED = Secret("***")
+"""Stands for every secret that is not opened, by identity."""
+
+
+class Sources:
+    """Reads the files and secrets that a configuration names. `base`: what relative paths start from."""
+
+    def __init__(self, base: Path, *, open_secrets: bool = True) -> None:
+        self._base, self._open_secrets = base, open_secrets
+
+    def secret(self, kind: str, name: str) -> Secret:
+        """The secret `{kind: name}`. Raises ValueError that says what is wrong and how to mend it."""
+        if not self._open_secrets:
+            return NOT_OPENED
+        if kind == "env":
+            if name not in os.environ:
+                raise ValueError(f"the environment has no variable {quoted(name)}; set it, or correct the name")
+            text = os.environ[name]
+        elif kind == "credential":
+            text = self.text(self._credential(name))
+        else:
+            text = self.text(name)
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise ValueError(f"the {kind} {quoted(name)} is empty; put the secret into it")
+        return Secret(text)
+
+    def secret_file(self, path: str) -> Secret:
+        """The content of a file that is secret by nature, such as a key. Raises ValueError."""
+        return Secret(self.text(path)) if self._open_secrets else NOT_OPENED
+
+    def text(self, path: str | Path) -> str:
+        """The text of a file, at most `LARGEST` bytes. Raises ValueError that says what is wrong."""
+        file = self._base / path
+        try:
+            # Opening a pipe would wait for its writer, and a device may never end.
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise ValueError(f"{quoted(str(file))} is not a regular file; name one")
+            with file.open("rb") as opened:
+                data = opened.read(LARGEST + 1)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ValueError(f"cannot read {quoted(str(file))}: {why}; mend the path or its mode") from None
+        if len(data) > LARGEST:
+            raise ValueError(f"{quoted(str(file))} is larger than {LARGEST >> 20} MiB; is it the right file?")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{quoted(str(file))} is not UTF-8 text; is it the right file?") from None
+
+    @staticmethod
+    def _credential(name: str) -> Path:
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if directory is None:
+            raise ValueError(
+                f"there are no credentials here for {quoted(name)}; under systemd, add LoadCredential={name}:FILE"
+            )
+        if "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{quoted(name)} is not a credential's name; write the name given to LoadCredential=")
+        return Path(directory) / name
