@@ -81,14 +81,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from agent import daemon
     from agent.config import ConfigError, load
-    from agent.delivery.kafka import DeliveryError
+    from agent.delivery.kafka import refusal
 
     try:
-        return daemon.run(options.config, load(options.config))
+        return daemon.run(options.config, load(options.config, refusal=refusal))
     except ConfigError as error:
         return _complain(error.problems)
-    except DeliveryError as error:
-        return _complain([error])
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -112,9 +110,10 @@ def _init(options: argparse.Namespace) -> int:
 def _validate(options: argparse.Namespace) -> int:
     from agent.config import ConfigError, load
     from agent.config.effective import effective
+    from agent.delivery.kafka import refusal
 
     try:
-        config = load(options.file, base_directory=options.base_directory, secrets=options.secrets)
+        config = load(options.file, base_directory=options.base_directory, secrets=options.secrets, refusal=refusal)
     except ConfigError as error:
         return _complain(error.problems)
     for note in config.notes:
@@ -139,6 +138,8 @@ def _probe(options: argparse.Namespace) -> int:
         config = choose(path, options.target)
     except ConfigError as error:
         return _complain(error.problems, USAGE)
+    except ValueError as error:
+        return _complain([error], USAGE)
     statuses = set()
     for status, record in measure(config):
         statuses.add(status)

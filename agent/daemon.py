@@ -16,7 +16,7 @@ from agent import __version__
 from agent.config import Config, ConfigError, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
-from agent.delivery.kafka import DeliveryError, KafkaSink
+from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
 from agent.delivery.queue import MemoryQueue
 from agent.device.clock import Clock, boottime
 from agent.device.identity import begin_run, keep_run
@@ -165,7 +165,7 @@ class Daemon:
             self._reload.clear()
             try:
                 # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
-                self._apply(await asyncio.to_thread(load, self._path))
+                self._apply(await asyncio.to_thread(load, self._path, refusal=refusal))
             except ConfigError as error:
                 self._reject([str(problem) for problem in error.problems])
             except DeliveryError as error:

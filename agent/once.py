@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.config import Config, ConfigError, load, parse
+from agent.config import Config, load, of_url
 from agent.config.model import Target
 from agent.device.clock import Clock, boottime
 from agent.device.identity import Run
@@ -24,16 +24,18 @@ AT_ONCE = 50  # probes in flight; what comes beyond waits for its turn
 def choose(path: Path | None, wanted: str | None) -> Config:
     """The configuration at `path`, its targets narrowed to `wanted`: an exact id, else a URL; None is all enabled ones.
 
-    Without a path the location is `local`. Raises `ConfigError`.
+    Without a path the location is `local`. Raises `ConfigError`, and ValueError for what is neither an id nor a URL.
     """
-    if path is not None:
-        config = load(path)
-        if wanted is None:
-            return msgspec.structs.replace(config, targets=tuple(target for target in config.targets if target.enabled))
-        chosen = tuple(target for target in config.targets if target.id == wanted)
-        if chosen:
-            return msgspec.structs.replace(config, targets=chosen)
-    raise NotImplementedError
+    if path is None:
+        return of_url(wanted or "")
+    config = load(path)
+    chosen = tuple(target for target in config.targets if target.id == wanted or (wanted is None and target.enabled))
+    if wanted is not None and not chosen:
+        try:
+            chosen = of_url(wanted).targets
+        except ValueError as error:
+            raise ValueError(f"{path} has no target with this id, and {error}") from None
+    return msgspec.structs.replace(config, targets=chosen)
 
 
 def measure(config: Config) -> Iterator[tuple[Status, bytes]]:

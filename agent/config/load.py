@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location
@@ -191,26 +193,23 @@ class _Loading:
         return parse(str(file), data, self._problems)
 
     def _ask(self, refusal: Callable[[Kafka], str | None], fields: dict[str, Any], written: dict[str, Entry]) -> None:
-        """Asks Kafka's client what it has against the block, and notes it at the property that it names."""
-        if (
-            not isinstance(kafka := fields.get("kafka"), dict)
-            or None in kafka.values()
-            or "bootstrap_servers" not in kafka
-        ):
+        """Asks Kafka's client what it has against the block; it tells one property at a time."""
+        block = fields.get("kafka")
+        if block is None or None in block.values():
             return
-        built = build(Kafka, kafka)
-        told = refusal(built)
-        if told is None:
-            return
-        place = written["kafka"].value
+        kafka, place = build(Kafka, block), written["kafka"].value
+        at = {"": place}
         for entry in entries(place, self._problems):
-            if entry.name == "properties" and entry.value.is_mapping:
-                place = entry.value
-                named = [
-                    each for each in entries(place, self._problems) if re.search(rf"\b{re.escape(each.name)}\b", told)
-                ]
-                place = max(named, key=lambda each: len(each.name)).value if named else place
-        self._problems.note(place.mark, place.key, f"is refused by librdkafka: {Mask(built).text(told)}")
+            if entry.name == "properties" and kafka.properties:
+                at = {"": entry.value} | {each.name: each.value for each in entries(entry.value, self._problems)}
+        while (told := refusal(kafka)) is not None:
+            named = max((name for name in kafka.properties if name in told), key=len, default="")
+            message = f"is refused by librdkafka: {Mask(kafka).text(told)}; correct or remove it"
+            self._problems.note(at[named].mark, at[named].key, message)
+            if not named:
+                break
+            left = {name: value for name, value in kafka.properties.items() if name != named}
+            kafka = msgspec.structs.replace(kafka, properties=left)
 
     def _notes(self, written: dict[str, Entry]) -> Iterator[str]:
         for name in NO_EFFECT_YET:

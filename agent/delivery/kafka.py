@@ -149,11 +149,15 @@ class KafkaSink:
             log.log(level, "%s", text)
 
 
-def check(kafka: Kafka) -> None:
-    """Raises `DeliveryError` when librdkafka refuses a property; connects to nothing."""
+def refusal(kafka: Kafka) -> str | None:
+    """What librdkafka has against these properties; None when it takes them. Connects to nothing."""
     properties = _properties(kafka, DEFAULTS) | OWNED
     del properties["bootstrap.servers"]
-    _end(_new(Producer, properties | {"logger": log}))
+    try:
+        _end(_new(Producer, properties | {"logger": log}))
+    except DeliveryError as error:
+        return str(error)
+    return None
 
 
 def read(kafka: Kafka, topic: str, since: float) -> Iterator[bytes | None]:
