@@ -50,8 +50,11 @@ def run(path: Path, config: Config) -> int:
     """Runs the daemon with `config`, which was loaded from `path`, until SIGTERM or SIGINT; the exit status."""
     import uvloop
 
+    async def live() -> int:
+        return await Daemon(path, config).run()
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Daemon(path, config).run())
+        return runner.run(live())
 
 
 class Results:

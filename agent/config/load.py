@@ -95,7 +95,7 @@ class _Loading:
         """All but the targets; what is missing and has no default is noted."""
         known = {name: rule for name, rule in rules(Config).items() if name not in ("agent", *APART)}
         for name in written.keys() - rules(Config).keys() - set(APART):
-            self._reader.unknown(written[name], [*rules(Config), *APART])
+            self._reader.unknown(written[name], dict.fromkeys([*rules(Config), *APART]))
         fields = self._reader.known_fields([entry for name, entry in written.items() if name in known], known)
         fields["agent"] = self._agent(root, written.get("agent"))
         fields.setdefault("state_directory", default_state_directory())
