@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from confluent_kafka import (
-    TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
     KafkaException,
@@ -177,8 +176,8 @@ def read(kafka: Kafka, topic: str, since: float) -> Iterator[bytes | None]:
             if message is None:
                 yield None
             elif (error := message.error()) is None:
-                kind, stamp = message.timestamp()
-                if kind == TIMESTAMP_NOT_AVAILABLE or stamp >= youngest:
+                _, stamp = message.timestamp()
+                if stamp < 0 or stamp >= youngest:  # -1: not stamped, by a device whose clock was not right
                     yield message.value()
             elif error.code() != KafkaError._ALL_BROKERS_DOWN and not error.retriable():
                 raise DeliveryError(f"topic {topic}: {error.str()}")
