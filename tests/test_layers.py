@@ -27,7 +27,7 @@ ARROWS = {
         "agent.verdict",
     },
     "agent.once": {"agent.config", "agent.device", "agent.probers", "agent.record", "agent.schedule", "agent.verdict"},
-    "agent.watch": set(),
+    "agent.watch": {"agent.show"},
     "agent.show": set(),
     "agent.log": set(),
     "agent.record": {
@@ -53,6 +53,7 @@ ALONE = {
     "httptools": {"agent.probers.http1"},
     "ssl": {"agent.probers.tls", "agent.probers.exchange", "agent.config.pem"},
     "psutil": {"agent.device.vitals"},
+    "rich": {"agent.show", "agent.watch"},
     "yaml": {"agent.config"},
 }
 

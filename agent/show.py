@@ -1,0 +1,280 @@
+"""One result record drawn for a person.
+
+A record is read leniently, as any consumer should: fields and codes of a newer agent are no error. All text of a
+record is foreign; what could steer a terminal is shown as an escape.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from rich.console import Console
+from rich.text import Text
+
+PHASES = {"resolve": "blue", "connect": "cyan", "tls": "magenta", "send": "white", "wait": "yellow", "receive": "green"}
+VERDICTS = {"up": "bold green", "down": "bold red", "unknown": "bold yellow"}
+SOON = 14  # days before its expiry from which a certificate's date is coloured
+
+Word = Annotated[str, Meta(max_length=4096)]
+Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
+Phases = dict[Word, Milliseconds | None]
+
+
+class ErrorView(msgspec.Struct, frozen=True):
+    """Why a measurement is not `up`."""
+
+    code: Word
+    attribution: Word = "unknown"
+    message: Word = ""
+    phase: Word | None = None
+
+
+class TargetView(msgspec.Struct, frozen=True):
+    """What was measured."""
+
+    id: Word
+    url: Word = ""
+
+
+class LocationView(msgspec.Struct, frozen=True):
+    """From where."""
+
+    id: Word
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """By whom: within one run, a greater `seq` is younger."""
+
+    run_id: Word = ""
+    seq: int = 0
+
+
+class ClockView(msgspec.Struct, frozen=True):
+    """Whether the record's stamps can be trusted."""
+
+    synchronized: bool = True
+
+
+class PeerView(msgspec.Struct, frozen=True):
+    """The address that was talked to, or tried."""
+
+    address: Word
+    port: int | None = None
+
+
+class HopView(msgspec.Struct, frozen=True):
+    """One redirect that was followed."""
+
+    url: Word
+    status_code: int | None = None
+    phases_ms: Phases = {}
+
+
+class HttpView(msgspec.Struct, frozen=True):
+    """The last exchange."""
+
+    status_code: int | None = None
+    version: Word | None = None
+    body_bytes: int = 0
+    hops: tuple[HopView, ...] = ()
+
+
+class TlsView(msgspec.Struct, frozen=True):
+    """The session and the server's certificate."""
+
+    version: Word | None = None
+    cipher: Word | None = None
+    verified: bool = False
+    not_before: Word | None = None
+    not_after: Word | None = None
+    chain_not_after: Word | None = None
+    subject: Word | None = None
+    issuer: Word | None = None
+
+
+class AttemptView(msgspec.Struct, frozen=True):
+    """An earlier try of the same measurement."""
+
+    address: Word
+    error: ErrorView
+
+
+class ResultView(msgspec.Struct, frozen=True):
+    """What is shown of a result record."""
+
+    schema: Literal[1]
+    target: TargetView
+    location: LocationView
+    status: Word
+    scheduled_at: Word
+    started_at: Word | None = None
+    duration_ms: Milliseconds | None = None
+    phases_ms: Phases = {}
+    error: ErrorView | None = None
+    peer: PeerView | None = None
+    http: HttpView | None = None
+    tls: TlsView | None = None
+    attempts: tuple[AttemptView, ...] = ()
+    missed: int | None = None
+    agent: AgentView = AgentView()
+    clock: ClockView = ClockView()
+
+
+class NotAResult(ValueError):
+    """These bytes are no result record of a schema that is known here."""
+
+
+_decode = msgspec.json.Decoder(ResultView).decode
+
+
+def parse(record: bytes) -> ResultView:
+    """What can be shown of a record. Raises `NotAResult` for anything else, whatever the bytes are."""
+    try:
+        return _decode(record)
+    except (ValueError, RecursionError) as error:
+        raise NotAResult(str(error)) from None
+
+
+class Terminal(Console):
+    """Standard output. A reader who leaves is an ordinary `BrokenPipeError`, not an exit from within a library."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        """See rich; called while the error is handled."""
+        raise
+
+    @property
+    def plain(self) -> bool:
+        """No colours: what they say must be said otherwise."""
+        return self.no_color or not self.is_terminal
+
+    def printable(self, text: str) -> str:
+        """`text` with escapes for what would steer the terminal, reorder the line, or has no code in its encoding."""
+        return printable(text, self.encoding)
+
+
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """`text` with escapes for control, format and private characters, and for what `encoding` does not have."""
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def milliseconds(duration: float | None) -> str:
+    """A duration in at most 8 characters, or a dash."""
+    if duration is None:
+        return "-"
+    if duration < 9_999.95:
+        return f"{duration:.1f} ms"
+    return f"{duration / 1000:.1f} s" if duration < 9_999_950 else f"{duration / 1000:.0f} s"
+
+
+def day(stamp: str) -> datetime | None:
+    """An RFC 3339 stamp as a moment in UTC, None when it is none."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def show(record: bytes) -> None:
+    """Prints one result record to standard output. Raises `NotAResult`."""
+    result = parse(record)
+    out = Terminal()
+    head = Text.assemble((out.printable(result.status), VERDICTS.get(result.status, "bold")))
+    head.append(f"  {out.printable(result.target.url or result.target.id)}", "bold")
+    if result.duration_ms is not None:
+        head.append(f"  {milliseconds(result.duration_ms)}")
+    out.print(head, soft_wrap=True)
+    if result.error is not None:
+        error = result.error
+        _fact(out, "why", Text(out.printable(f"{error.code}: {error.message}"), "red"))
+        _fact(out, "blame", Text(out.printable(error.attribution)))
+    if any(phase is not None for phase in result.phases_ms.values()):
+        out.print()
+        _waterfall(out, result)
+        out.print()
+    for label, value in _facts(out, result):
+        _fact(out, label, value)
+
+
+def _waterfall(out: Terminal, result: ResultView) -> None:
+    """The phases one below the other, each bar beginning where the one before ended."""
+    phases = {name: result.phases_ms.get(name) for name in PHASES}
+    total = sum(spent or 0.0 for spent in phases.values())
+    width = max(min(out.width, 100) - 36, 8)
+    full, thin = ("#", "|") if out.options.ascii_only else ("█", "▏")
+    failed = result.error.phase if result.error is not None else None
+    begins = 0.0
+    for name, spent in phases.items():
+        line = Text(f"  {name:<8}{milliseconds(spent):>11}  ", "" if spent is not None else "dim")
+        if spent is not None:
+            scale = width / total if total else 0.0
+            at, length = round(begins * scale), round(spent * scale)
+            line.append(" " * min(at, width - 1) + (full * length or thin), "red" if name == failed else PHASES[name])
+            begins += spent
+        if name == failed:
+            line.append("  failed", "red")
+        out.print(line, soft_wrap=True)
+
+
+def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
+    if result.http is not None:
+        for number, hop in enumerate(result.http.hops, 1):
+            took = milliseconds(sum(spent or 0.0 for spent in hop.phases_ms.values()))
+            yield f"redirect {number}", Text(out.printable(f"{hop.status_code} from {hop.url}, {took}"))
+    for attempt in result.attempts:
+        yield "tried", Text(out.printable(f"{attempt.address}: {attempt.error.code}: {attempt.error.message}"))
+    if result.peer is not None:
+        address = f"[{result.peer.address}]" if ":" in result.peer.address else result.peer.address
+        yield "address", Text(out.printable(address if result.peer.port is None else f"{address}:{result.peer.port}"))
+    if result.http is not None and result.http.status_code is not None:
+        http = result.http
+        version = "" if http.version is None else f"HTTP/{http.version}, "
+        yield "answer", Text(out.printable(f"{http.status_code}, {version}{http.body_bytes:,} bytes"))
+    if result.tls is not None:
+        yield from _tls_facts(out, result.tls)
+    if result.missed is not None:
+        yield "missed", Text(f"{result.missed} measurements, from {out.printable(result.scheduled_at)} on")
+    if not result.clock.synchronized:
+        yield "clock", Text("not synchronized on the device that measured", "yellow")
+    yield "location", Text(out.printable(result.location.id))
+
+
+def _tls_facts(out: Terminal, tls: TlsView) -> Iterable[tuple[str, Text]]:
+    if tls.version is not None:
+        yield "TLS", Text(out.printable(", ".join(filter(None, (tls.version, tls.cipher)))))
+    if tls.subject is not None:
+        verified = ("verified", "green") if tls.verified else ("not verified", "red")
+        yield "certificate", Text.assemble(out.printable(tls.subject), ", ", verified)
+    if tls.issuer is not None:
+        yield "issued by", Text(out.printable(tls.issuer))
+    if tls.not_after is not None:
+        dates = f"{(tls.not_before or '?')[:10]} to {tls.not_after[:10]}, "
+        yield "valid", Text.assemble(out.printable(dates), _days_left(tls.not_after))
+        if tls.chain_not_after is not None and tls.chain_not_after != tls.not_after:
+            ends = out.printable(f"its chain ends on {tls.chain_not_after[:10]}, ")
+            yield "", Text.assemble(ends, _days_left(tls.chain_not_after))
+
+
+def _days_left(stamp: str) -> Text:
+    moment = day(stamp)
+    if moment is None:
+        return Text("no date")
+    days = (moment - datetime.now(UTC)).total_seconds() / 86_400
+    if days < 0:
+        return Text(f"expired {-days:,.0f} days ago" if days <= -1 else "expired today", "red")
+    return Text(f"{days:,.0f} days left" if days >= 1 else "less than a day left", "yellow" if days < SOON else "green")
+
+
+def _fact(out: Terminal, label: str, value: Text) -> None:
+    """A labelled value; on a terminal it is wrapped under itself, elsewhere it stays one line for whoever greps."""
+    lines = value.wrap(out, max(out.width - 14, 20), overflow="fold") if out.is_terminal else [value]
+    for line in lines:
+        out.print(Text(f"  {label:<12}", "dim").append_text(line), soft_wrap=True)
+        label = ""
