@@ -1,0 +1,173 @@
+"""The whole way of a result on one machine: sites, the agent, a broker, and the results read back from its topic.
+
+Everything lives in child processes and one temporary directory, and ends with this process: a signal only sets a flag
+that is looked at between two steps, so that no step is left half done.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.config.model import Kafka
+from agent.delivery.kafka import DeliveryError, read
+from agent.watch import watch
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "demo.yaml"
+SECONDS = 15.0  # how long it runs when nobody is there to end it
+STOP_SECONDS = 12.0  # the agent's own stop takes at most 10
+LOG_LINES = 30  # of the agent's log that are shown when it failed
+
+OF_URLS = """\
+agent: {{id: demo-agent}}
+location: {{id: here}}
+kafka:
+  bootstrap_servers: [127.0.0.1:9092]
+status: {{listen: off}}
+defaults: {{interval: 5s, timeout: 5s}}
+targets:
+{targets}
+"""
+
+
+class DemoError(Exception):
+    """Why the demo cannot go on, for people."""
+
+
+def main() -> int:
+    """The exit status: 0 when results came, 1 when something failed."""
+    parser = argparse.ArgumentParser(
+        prog="./scripts/demo",
+        description="Measures sample sites, or the URLs given, and shows the results as they come back from Kafka.",
+    )
+    parser.add_argument("urls", nargs="*", metavar="URL", help="what to measure, as in https://example.com")
+    urls = list(dict.fromkeys(parser.parse_args().urls))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with tempfile.TemporaryDirectory(prefix="uptime-agent-demo-") as name:
+            demo(Path(name), urls, stop)
+    except (DemoError, DeliveryError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader left, as `head` does; what Python would still flush at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def demo(directory: Path, urls: list[str], stop: threading.Event) -> None:
+    """Starts everything, shows results until `stop`, and ends everything. Raises `DemoError`."""
+    live, log = sys.stdout.isatty(), directory / "agent.log"
+    with sites(directory) as addresses:
+        config = directory / "config.yaml"
+        targets = "\n".join(f"  - {json.dumps(url, ensure_ascii=False)}" for url in urls)
+        text = OF_URLS.format(targets=targets) if urls else EXAMPLE.read_text()
+        config.write_text(re.sub(r"127\.0\.0\.1:\d+", lambda found: addresses[found[0]], text))
+        with agent(config, log) as process:
+            print(explanation(urls, live), flush=True)
+            # The reader may come before the agent has written anything.
+            kafka = Kafka((addresses["127.0.0.1:9092"],), properties={"allow.auto.create.topics": "true"})
+            values = read(kafka, kafka.topic, since=60.0)
+            watch(while_it_runs(values, process, log, stop, live), live=live, as_json=False)
+
+
+def explanation(urls: list[str], live: bool) -> str:
+    """What a person is about to see, in two sentences."""
+    what = "what you named, every five seconds" if urls else "sample sites on this machine, every two seconds"
+    why = "" if urls else " (some sites are broken on purpose)"
+    end = "Ctrl-C ends it" if live else f"it ends after {SECONDS:.0f} s"
+    return (
+        f"An agent now measures {what}, and writes each result to Kafka, a log that any number of programs can read.\n"
+        f"What follows was read back from that log{why}; {end}, and nothing stays behind.\n"
+    )
+
+
+@contextlib.contextmanager
+def sites(directory: Path) -> Iterator[dict[str, str]]:
+    """The broker and the sample sites in a process of their own; what stands for each address of the example."""
+    log = directory / "sites.log"
+    command = [sys.executable, str(Path(__file__).with_name("sample_sites.py")), str(directory)]
+    with (
+        log.open("w") as errors,
+        # In a process group of its own: Ctrl-C is for this process alone, and the broker outlives the agent.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, process_group=0
+        ) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            addresses = process.stdout.readline()
+            if not addresses:
+                raise DemoError(f"the sample sites did not start:\n{tail(log)}")
+            yield json.loads(addresses)
+        finally:
+            process.stdin.close()
+            end(process, 5.0)
+
+
+@contextlib.contextmanager
+def agent(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The real `uptime-agent run`, as a device would run it."""
+    command = [str(Path(sys.executable).with_name("uptime-agent")), "run", "--config", str(config)]
+    environment = {**os.environ, "STATE_DIRECTORY": str(config.with_name("state"))}
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, process_group=0
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.terminate()
+            end(process, STOP_SECONDS)
+
+
+def end(process: subprocess.Popen[Any], seconds: float) -> None:
+    """Waits for a process that was asked to end; kills it after `seconds`."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def while_it_runs(
+    values: Iterator[bytes | None], agent: "subprocess.Popen[bytes]", log: Path, stop: threading.Event, live: bool
+) -> Iterator[bytes | None]:
+    """Passes `values` on until `stop` or the end of the time. Raises `DemoError` when the agent dies or is mute."""
+    ends = math.inf if live else time.monotonic() + SECONDS
+    came = False
+    for value in values:
+        if stop.is_set():
+            return
+        if agent.poll() is not None:
+            raise DemoError(f"the agent ended, with exit status {agent.returncode}; its log:\n{tail(log)}")
+        if time.monotonic() >= ends:
+            break
+        came = came or value is not None
+        yield value
+    if not came:
+        raise DemoError(f"no result came in {SECONDS:.0f} s; the agent's log:\n{tail(log)}")
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
