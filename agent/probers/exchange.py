@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from agent.probers.http1 import Response
 from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, Tls
@@ -125,10 +125,9 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._connected = time.monotonic()
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         # So that `resume_writing` tells the moment at which the kernel has all of the request.
-        transport.set_write_buffer_limits(0)
+        self._transport.set_write_buffer_limits(0)
         if self._tls is None:
             self._send(self._request)
         else:
