@@ -4,15 +4,23 @@ Only PyYAML's composer is used: nothing is constructed, so YAML 1.1 turns no `NO
 and not a copy, and a document nested over a thousand deep is refused by libyaml.
 """
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 import yaml
 
 from agent.config.problems import Mark, Problems, Rejected, printable, quoted
 
 LARGEST = 16 << 20  # bytes of all YAML files together: some 50,000 targets
+MOST_NODES = (
+    500_000  # keys and values of one file, aliases written out: 25,000 targets of ten options, 300 MB of memory
+)
 
 _STANDARD = "tag:yaml.org,2002:"
+_NULL, _MERGE, _TEXT = (_STANDARD + name for name in ("null", "merge", "str"))
+_READ = {_STANDARD + name for name in ("null", "merge", "str", "bool", "int", "float", "seq", "map")}
+_KINDS: dict[type[yaml.Node], str] = {yaml.SequenceNode: f"{_STANDARD}seq", yaml.MappingNode: f"{_STANDARD}map"}
+_NAME = re.compile(r"[\w.+-]*")
 
 
 class Place(NamedTuple):
@@ -30,7 +38,7 @@ class Place(NamedTuple):
     @property
     def empty(self) -> bool:
         """Is nothing written here, or `null`?"""
-        return isinstance(self.node, yaml.ScalarNode) and self.node.tag == f"{_STANDARD}null"
+        return isinstance(self.node, yaml.ScalarNode) and self.node.tag == _NULL
 
     @property
     def scalar(self) -> str | None:
@@ -48,10 +56,10 @@ class Place(NamedTuple):
         return isinstance(self.node, yaml.MappingNode)
 
     def describe(self) -> str:
-        """What stands here, for an error."""
+        """What stands here, for an error. The text of a scalar is not shown: in the wrong place it may be a secret."""
         if self.is_list:
             return "a list"
-        return "a mapping" if self.is_mapping else quoted(self.scalar or "")
+        return "a mapping" if self.is_mapping else "a single value"
 
 
 class Entry(NamedTuple):
@@ -62,36 +70,107 @@ class Entry(NamedTuple):
     value: Place
 
 
+class _TooMany(Exception):
+    """The document has more than `MOST_NODES` nodes; the message says how."""
+
+
+class _Loader(yaml.CSafeLoader):
+    """Leaves scalars text, and counts nodes while they are made."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._left = MOST_NODES
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: Any) -> None:
+        """The composer calls this for every node."""
+        self._left -= 1
+        if self._left < 0:
+            raise _TooMany(f"more than {MOST_NODES:,} keys and values")
+
+    def ascend_resolver(self) -> None:
+        """Nothing was descended into."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        """The tag of a node that has none of its own."""
+        if kind is not yaml.ScalarNode:
+            return _KINDS[kind]
+        plain = implicit[0]
+        if plain and value in ("", "~", "null", "Null", "NULL"):
+            return _NULL
+        return _MERGE if plain and value == "<<" else _TEXT
+
+
 def parse(file: str, data: bytes, problems: Problems) -> Place | None:
     """The root of one YAML document; None when there is none, or when it is no YAML, which is noted."""
+    data = data.removeprefix(b"\xef\xbb\xbf")
     try:
-        text = data.decode("utf-8-sig")
+        node = yaml.compose(data.decode(), Loader=_Loader)
+        if node is None:
+            return None
+        if b"*" in data and b"&" in data:
+            _check_aliases(node)
+        return _known(Place(file, node, ""), problems)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
-        problems.note(Mark(file, line, column), "", "is not UTF-8 text; save the file in that encoding")
-        return None
-    try:
-        node = yaml.compose(text, Loader=yaml.CSafeLoader)
+        problems.note(_mark(file, data, error.start), "", "is not UTF-8 text; save the file in that encoding")
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = Mark(file, mark.line + 1, mark.column + 1) if mark else Mark(file)
-        problems.note(at, "", f"is not valid YAML: {_why(error)}")
-        return None
+        at, why = _explained(error)
+        problems.note(Mark(file, at.line + 1, at.column + 1) if at else Mark(file), "", f"is not valid YAML: {why}")
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        problems.note(Mark(file, line, column), "", "is not valid YAML: a control character; remove it")
-        return None
-    return None if node is None else Place(file, node, "")
+        told = "is not valid YAML: a control character; remove it"
+        problems.note(_mark(file, data, error.position), "", told)
+    except _TooMany as error:
+        problems.note(Mark(file), "", f"is too large: {error}; is it the right file?")
+    return None
 
 
-def _why(error: yaml.MarkedYAMLError) -> str:
-    why = printable(" ".join(each for each in (error.context, error.problem) if each))
+def _mark(file: str, data: bytes, offset: int) -> Mark:
+    """Where this byte stands; its column is counted in characters."""
+    before = data[data.rfind(b"\n", 0, offset) + 1 : offset]
+    return Mark(file, data.count(b"\n", 0, offset) + 1, len(before.decode(errors="replace")) + 1)
+
+
+def _check_aliases(root: yaml.Node) -> None:
+    """Raises `_TooMany` when the document with its aliases written out would be too large, or endless.
+
+    Long text counts too: as one node for every 32 characters, which is what `LARGEST` has for each.
+    """
+    sizes: dict[int, float] = {}  # by node: infinite while it is being measured, as only a recursive one asks then
+    waiting = [root]
+    while waiting:
+        node = waiting[-1]
+        if isinstance(node, yaml.ScalarNode):
+            sizes[id(node)] = 1 + len(node.value) / (LARGEST / MOST_NODES)
+            waiting.pop()
+            continue
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if id(node) not in sizes:
+            sizes[id(node)] = float("inf")
+            waiting.extend(part for part in parts if id(part) not in sizes)
+            continue
+        waiting.pop()
+        if sizes[id(node)] == float("inf"):
+            sizes[id(node)] = 1 + sum(sizes[id(part)] for part in parts)
+            if sizes[id(node)] == float("inf"):
+                raise _TooMany("an alias stands within what it stands for, without end")
+            if sizes[id(node)] > MOST_NODES:
+                raise _TooMany(f"with its aliases written out, more than {MOST_NODES:,} keys and values")
+
+
+def _explained(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
+    """Where the mending is to be done, what is wrong, and how."""
+    at, why = error.problem_mark or error.context_mark, printable(f"{error.context or ''} {error.problem}".strip())
+    if error.context == "while scanning a quoted scalar":
+        return error.context_mark or at, "the quote that opens here is not closed; close it"
     if error.problem == "but found another document":
-        return "there is a second document; remove the line ---"
+        return at, "there is a second document; remove the line ---"
+    if error.problem == "exceeded maximum nesting depth":
+        return at, "it is nested too deep; is it the right file?"
     if error.problem == "found undefined alias":
-        return "an alias that no anchor defines; quote a text that begins with *"
+        return at, "an alias that no anchor defines; quote a text that begins with *"
+    return at, _mended(why)
+
+
+def _mended(why: str) -> str:
     if "cannot start any token" in why:
         return f"{why}; indent with spaces, not tabs, and quote text that begins with a special character"
     return f"{why}; look at this line and the one before it for a missing quote, bracket, colon or space"
@@ -108,8 +187,9 @@ def entries(place: Place, problems: Problems) -> list[Entry]:
         if key.scalar is None:
             problems.note(key.mark, place.key, f"a key that is {key.describe()}; write plain text")
             continue
-        name = f"{place.key}.{key.scalar}" if place.key else key.scalar
-        if key_node.tag == f"{_STANDARD}merge":
+        _known(key, problems)
+        name = f"{place.key}.{_shown(key.scalar)}" if place.key else _shown(key.scalar)
+        if key_node.tag == _MERGE:
             problems.note(key.mark, name, "merge keys are not read; write the options out, or put them under defaults")
         elif (first := found.get(key.scalar)) is not None:
             problems.note(key.mark, name, f"is here twice, first on line {first.at.line}; remove one")
@@ -130,6 +210,13 @@ def items(place: Place, problems: Problems) -> list[Place]:
 
 
 def _known(place: Place, problems: Problems) -> Place:
-    if not place.node.tag.startswith(_STANDARD):
+    if place.node.tag not in _READ:
         problems.note(place.mark, place.key, f"has the tag {quoted(place.node.tag)}, which is not read; remove it")
     return place
+
+
+def _shown(key: str) -> str:
+    """A key as it is shown: as far as it looks like one. The rest, as in `"Cookie: id=1":`, may be a secret."""
+    name = _NAME.match(key[:80])
+    shown = name[0] if name else ""
+    return shown if shown == key else f"{shown}…"

@@ -148,10 +148,12 @@ def server(text: str) -> str:
     """A Kafka broker, `host:port`."""
     try:
         host, port = host_and_port(text, 9092)
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+        elif not _HOST.fullmatch(host.removesuffix(".")):
+            raise ValueError
     except ValueError:
         raise ValueError("is not a broker; write host:port, as broker.example:9092") from None
-    if ":" not in host and not _HOST.fullmatch(host.removesuffix(".")):
-        raise ValueError("is not a broker; write host:port, as broker.example:9092")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -241,7 +243,9 @@ def directory(text: str) -> str:
 def written(value: Any, form: str | None) -> str:
     """The other way round: a value as it is written in YAML."""
     if form == "duration":
-        return _with_unit(round(value * 1000), {"h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1})
+        microseconds = round(value * 1_000_000)
+        units: dict[str | None, int] = {"h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000}
+        return _with_unit(microseconds, units) if microseconds % 1_000 == 0 else f"{microseconds / 1_000:.3f}ms"
     if form == "size":
         return _with_unit(value, {unit: size for unit, size in reversed(_BYTES.items()) if unit not in (None, "B")})
     if form == "statuses":

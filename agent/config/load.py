@@ -1,5 +1,6 @@
 """Loading: every file read once, checked as a whole, and either a `Config` or every problem of it."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -8,6 +9,7 @@ import re
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +18,13 @@ import msgspec
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location
-from agent.config.problems import ConfigError, Mark, Problems, Rejected, quoted
+from agent.config.problems import ConfigError, Mark, Problems, Rejected, printable, quoted
 from agent.config.reader import Reader, build, rules
-from agent.config.secrets import Sources
+from agent.config.secrets import NOT_OPENED, Sources
 from agent.config.targets import Targets
 
 MOST_FILES = 10_000  # included
+MOST_PATTERNS = 100  # of files to include
 NO_EFFECT_YET = ("spool", "status", "uplink", "workers")
 
 APART = ("defaults", "include", "targets")  # sections that are read on their own
@@ -66,6 +69,7 @@ class _Loading:
         self._targets = Targets(reader)
         self._digest = hashlib.blake2b(digest_size=6)
         self._left = LARGEST  # bytes that may still be read
+        self._open_to_all: list[str] = []  # the files that every user of this machine can read
 
     def run(self, refusal: Callable[[Kafka], str | None]) -> Config:
         root = self._parsed(self._path)
@@ -94,8 +98,10 @@ class _Loading:
     def _sections(self, root: Place, written: dict[str, Entry]) -> dict[str, Any]:
         """All but the targets; what is missing and has no default is noted."""
         known = {name: rule for name, rule in rules(Config).items() if name not in ("agent", *APART)}
-        for name in written.keys() - rules(Config).keys() - set(APART):
-            self._reader.unknown(written[name], dict.fromkeys([*rules(Config), *APART]))
+        names = dict.fromkeys([*rules(Config), *APART])
+        for name, entry in written.items():
+            if name not in names:
+                self._reader.unknown(entry, names)
         fields = self._reader.known_fields([entry for name, entry in written.items() if name in known], known)
         fields["agent"] = self._agent(root, written.get("agent"))
         fields.setdefault("state_directory", default_state_directory())
@@ -147,42 +153,41 @@ class _Loading:
             return []
         try:
             patterns = items(place, self._problems) if place.is_list else [place]
-            for each in patterns:
-                found |= dict.fromkeys(self._matching(each))
+            if len(patterns) > MOST_PATTERNS:
+                self._reader.reject(place, f"has {len(patterns)} items; write at most {MOST_PATTERNS}")
         except Rejected:
-            pass  # noted; the other files are looked at all the same
+            return []
+        for each in patterns:
+            with suppress(Rejected):  # noted; the other files are looked at all the same
+                found |= dict.fromkeys(self._matching(each))
         if len(found) > MOST_FILES:
             self._problems.note(place.mark, place.key, f"matches {len(found)} files; at most {MOST_FILES} are read")
         return list(found)[:MOST_FILES]
 
     def _matching(self, place: Place) -> list[Path]:
         pattern = self._reader.text(place)
+        if pattern is NOT_OPENED:
+            return []
         literal = not glob.has_magic(pattern)
         names = [pattern] if literal else sorted(glob.glob(pattern, root_dir=self._base))
         files = [self._base / name for name in names]
-        if literal and not files[0].exists():
+        if not pattern or (literal and not os.path.lexists(files[0])):
             self._reader.reject(place, f"{quoted(pattern)} is not there; correct the path, or use a pattern with *")
         for file in files:
-            if file.exists() and self._path.exists() and file.samefile(self._path):
-                self._reader.reject(place, f"{quoted(pattern)} matches this very file; keep targets in another folder")
+            with suppress(OSError):  # reading it will tell
+                if file.samefile(self._path):
+                    told = f"{quoted(pattern)} matches this very file"
+                    self._reader.reject(place, f"{told}; keep the others in a folder of their own, as targets.d/*.yaml")
         return files
 
     def _parsed(self, file: Path) -> Place | None:
         """The document in a file, whose bytes go into the digest; None for none. What is wrong is noted."""
         mark = Mark(str(file))
         try:
-            with file.open("rb") as opened:
-                data = opened.read(self._left + 1)
+            data = self._read(file)
         except OSError as error:
             why = error.strerror or str(error)
-            mend = (
-                f"correct the path, or make it: uptime-agent init {file}"
-                if isinstance(error, FileNotFoundError)
-                else (
-                    "look at its owner and mode" if isinstance(error, PermissionError) else "name a file of YAML text"
-                )
-            )
-            self._problems.note(mark, "", f"cannot be read: {why}; {mend}")
+            self._problems.note(mark, "", f"cannot be read: {why}; {_mend(error, file)}")
             return None
         if len(data) > self._left:
             told = f"is too large: the configuration's files have more than {LARGEST >> 20} MiB together"
@@ -191,6 +196,17 @@ class _Loading:
         self._left -= len(data)
         self._digest.update(len(data).to_bytes(8, "big") + data)
         return parse(str(file), data, self._problems)
+
+    def _read(self, file: Path) -> bytes:
+        """At most one byte more than is allowed. Raises OSError."""
+        # Opening a pipe would wait for its writer.
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "Is not a regular file")
+            if mode & stat.S_IROTH:
+                self._open_to_all.append(str(file))
+            return opened.read(self._left + 1)
 
     def _ask(self, refusal: Callable[[Kafka], str | None], fields: dict[str, Any], written: dict[str, Entry]) -> None:
         """Asks Kafka's client what it has against the block; it tells one property at a time."""
@@ -215,15 +231,25 @@ class _Loading:
         for name in NO_EFFECT_YET:
             if name in written:
                 yield f"{self._path}: {name} is read and checked, and has no effect in this version"
-        if self._reader.inline_secret and self._path.stat().st_mode & stat.S_IROTH:
-            mend = "chmod o-r, or write {file: …} or {credential: …} in their place"
-            yield f"{self._path}: secrets stand in it and everyone on this machine can read it; {mend}"
+        if not self._targets.taken:
+            yield f"{self._path}: there are no targets, so nothing is measured; write some, or look at include"
+        for file in self._open_to_all:
+            if file in self._reader.inline_secrets:
+                mend = "chmod o-r, or write {file: …} or {credential: …} in their place"
+                yield f"{file}: secrets stand in it and everyone on this machine can read it; {mend}"
+
+
+def _mend(error: OSError, file: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"correct the path, or make it: uptime-agent init {printable(str(file))}"
+    return "look at its owner and mode" if isinstance(error, PermissionError) else "name a file of YAML text"
 
 
 def host_name() -> str | None:
     """This host's name if it can be an agent's id; None for a name that many hosts have."""
-    name = socket.gethostname().partition(".")[0]
-    return name if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) and name not in COMMON_NAMES else None
+    name = socket.gethostname()
+    common = name.partition(".")[0].lower() in COMMON_NAMES
+    return name if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) and not common else None
 
 
 def default_state_directory() -> str:

@@ -13,7 +13,7 @@ MASK = "***"
 SHORTEST = 4  # characters of a secret that is looked for within other text; a shorter one would mask half the words
 
 _SECRET_NAME = re.compile(
-    r"pass|pwd|secret|token|auth|credential|session|cookie|jwt|bearer|(?:^|[^a-z])sig(?:nature)?$|(?:^|[^a-z]|api|access)key$",
+    r"pass|pwd|secret|token|auth|credential|session|cookie|jwt|bearer|(?:^|[^a-z])sig(?:nature)?$|(?:^|[^a-z]|api|access)key(?:\.pem)?$",
     re.IGNORECASE,
 )
 
@@ -38,7 +38,10 @@ def _mask_parameter(parameter: str, all_values: bool) -> str:
 
 
 class Mask:
-    """Masks the secrets that stand anywhere in `configured`, such as a target, wherever they come up in other text."""
+    """Masks the secrets that stand anywhere in `configured`, such as a target, wherever they come up in other text.
+
+    Of a URL that is a secret, these are also what follows its host, and the values of its query that are secret.
+    """
 
     def __init__(self, configured: Any) -> None:
         shown = {form for each in _secrets(configured) for form in (str(each), quote(each, safe=""), quote(each))}
@@ -57,6 +60,8 @@ class Mask:
 def _secrets(value: Any) -> Iterator[Secret]:
     if isinstance(value, Secret):
         yield value
+        if "://" in value:
+            yield from _secrets_of_url(value)
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
             yield from _secrets(getattr(value, field))
@@ -66,3 +71,15 @@ def _secrets(value: Any) -> Iterator[Secret]:
     elif isinstance(value, tuple):
         for each in value:
             yield from _secrets(each)
+
+
+def _secrets_of_url(url: Secret) -> Iterator[Secret]:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a password can look like one
+        return
+    yield Secret(SplitResult("", "", parts.path, parts.query, "").geturl())
+    for parameter in parts.query.split("&"):
+        name, _, value = parameter.partition("=")
+        if is_secret_name(name):
+            yield from (Secret(value), Secret(unquote(value)))

@@ -54,10 +54,15 @@ class Problems:
         problem = Problem(mark.file, mark.line, mark.column, key, message)
         if problem in self._kept:
             return
-        if len(self._kept) < MOST_PROBLEMS:
-            self._kept.add(problem)
-        else:
+        if self.full:
             self._more += 1
+        else:
+            self._kept.add(problem)
+
+    @property
+    def full(self) -> bool:
+        """Are as many kept as there can be? What else is wrong is then only counted."""
+        return len(self._kept) >= MOST_PROBLEMS
 
     def note_if_none(self, mark: Mark, message: str) -> None:
         """Notes a problem of a whole file that only matters when nothing else is wrong."""

@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +37,7 @@ from agent.config.secrets import KINDS, NOT_OPENED, Sources
 MOST_ITEMS = 100  # of a list of brokers, status codes or references
 MOST_PAIRS = 64  # of labels, headers or properties
 LONGEST = 64 << 10  # characters of a text value that has no bound of its own
+LONGEST_LABEL = 256  # characters of a label's name, and of its value: they travel in every record
 
 _SCALARS: dict[type, Callable[[str], Any]] = {
     bool: forms.boolean,
@@ -33,8 +46,8 @@ _SCALARS: dict[type, Callable[[str], Any]] = {
     str: str,
 }
 NOT_WRITTEN = {"shown_url", "digest", "notes"}  # fields of the model that are made, not read
-_USERINFO_OR_QUERY = re.compile(r"(?<=//)[^/?#]*@|(?<=\?).*", re.DOTALL)
-
+_USERINFO = re.compile(r"^([A-Za-z+]+://)?.*@", re.DOTALL)
+_QUERY = re.compile(r"(?<=[?#]).+", re.DOTALL)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -77,7 +90,7 @@ class Reader:
 
     def __init__(self, problems: Problems, sources: Sources) -> None:
         self.problems, self.sources = problems, sources
-        self.inline_secret = False  # was one written into the configuration itself?
+        self.inline_secrets: set[str] = set()  # the files that have some written into them
 
     def fields(self, place: Place, kind: type[msgspec.Struct]) -> dict[str, Any]:
         """The fields of `kind` that are written at `place`, nested ones as dicts; None for one that is no good.
@@ -108,7 +121,7 @@ class Reader:
     def unknown(self, entry: Entry, known: Iterable[str]) -> None:
         """Notes an unknown key and the one that was perhaps meant."""
         known = list(known)
-        near = get_close_matches(entry.name.lower(), known, 1)
+        near = [] if self.problems.full else get_close_matches(entry.name.lower(), known, 1)
         mend = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         self.problems.note(entry.at, entry.value.key, f"unknown key; {mend}")
 
@@ -128,7 +141,7 @@ class Reader:
         parse = forms.FORMS.get(form) or _SCALARS.get(base, str)
         text = self.text(place, public=bool(rule.extra("public"))) if base is str else self._scalar(place)
         if form == "password":
-            text = self._secret(text)
+            text = self._secret(place, text)
         return self._bounded(place, rule, text, self._parsed(place, text, parse))
 
     def text(self, place: Place, *, public: bool = False) -> str:
@@ -139,15 +152,16 @@ class Reader:
         if not place.is_mapping:
             return self._scalar(place)
         found = entries(place, self.problems)
-        if len(found) != 1 or found[0].name not in KINDS or found[0].value.scalar is None:
+        name = found[0].value.scalar if len(found) == 1 and not found[0].value.empty else None
+        if not name or found[0].name not in KINDS:
             self.reject(place, "is a mapping; write a text, or {file: PATH}, {env: NAME} or {credential: NAME}")
         try:
-            secret = self.sources.secret(found[0].name, found[0].value.scalar or "")
+            secret = self.sources.secret(found[0].name, name)
         except ValueError as error:
             self.reject(place, str(error))
         return str(secret) if public and secret is not NOT_OPENED else secret
 
-    def reject(self, place: Place, message: str) -> Any:
+    def reject(self, place: Place, message: str) -> NoReturn:
         """Notes a problem and raises `Rejected`."""
         self.problems.note(place.mark, place.key, message)
         raise Rejected
@@ -155,9 +169,11 @@ class Reader:
     def _scalar(self, place: Place) -> str:
         text = place.scalar
         if text is None:
-            return str(self.reject(place, f"is {place.describe()}; write one value"))
-        if "\0" in text or len(text) > LONGEST:
-            self.reject(place, f"is longer than {LONGEST >> 10} KiB or has a NUL character in it; write plain text")
+            self.reject(place, f"is {place.describe()}; write one value")
+        if "\0" in text:
+            self.reject(place, "has a NUL character in it; write plain text")
+        if len(text) > LONGEST:
+            self.reject(place, f"is longer than {LONGEST >> 10} KiB; shorten it, or put it into a file: {{file: PATH}}")
         return text
 
     def _parsed(self, place: Place, text: str, parse: Callable[[str], Any]) -> Any:
@@ -168,7 +184,8 @@ class Reader:
         except ValueError as error:
             if isinstance(text, Secret):
                 self.reject(place, "is a secret that cannot be a value of this key; look at what it holds")
-            self.reject(place, f"{quoted(_USERINFO_OR_QUERY.sub('***', text))} {error}")
+            shown = _QUERY.sub("***", _USERINFO.sub(r"\1***@", text))
+            self.reject(place, f"{quoted(shown)} {error}")
         return Secret(value) if isinstance(text, Secret) and isinstance(value, str) else value
 
     def _bounded(self, place: Place, rule: Rule, text: str, value: Any) -> Any:
@@ -179,7 +196,7 @@ class Reader:
             self.reject(place, f"{shown} is too small; write at least {forms.written(least, form)}")
         if (most := rule.get("le")) is not None and value > most:
             self.reject(place, f"{shown} is too large; write at most {forms.written(most, form)}")
-        if (pattern := rule.get("pattern")) is not None and not re.search(pattern, value):
+        if (pattern := rule.get("pattern")) is not None and not re.fullmatch(pattern, value):
             self.reject(place, f"{shown} is not {rule.extra('is')}; write {rule.extra('write')}")
         if (longest := rule.get("max_length")) is not None and len(value) > longest:
             self.reject(place, f"has {len(value)} characters; write at most {longest}")
@@ -218,21 +235,30 @@ class Reader:
         """PEM text: of the file at that path, or of a secret."""
         if place.is_mapping:
             return self.text(place)
-        path, private = self._scalar(place), place.key.endswith("_key")
         try:
-            return self.sources.secret_file(path) if private else self.sources.text(path)
+            return self.sources.pem(self._scalar(place), private=place.key.endswith("_key"))
         except ValueError as error:
-            return str(self.reject(place, str(error)))
+            self.reject(place, str(error))
 
     def labels(self, place: Place) -> dict[str, str]:
-        """Free text pairs, which are part of records."""
-        return self._pairs(place, lambda entry: self.text(entry.value, public=True))
+        """Free text pairs, which are part of records. Raises `Rejected`."""
+
+        def label(entry: Entry) -> str:
+            text = self.text(entry.value, public=True)
+            if (longer := max(len(entry.name), len(text))) > LONGEST_LABEL:
+                self.reject(entry.value, f"has {longer} characters; write at most {LONGEST_LABEL}")
+            return text
+
+        return self._pairs(place, label)
 
     def headers(self, place: Place) -> dict[str, str]:
         """Header fields to send. Raises `Rejected`."""
 
         def header(entry: Entry) -> str:
-            self._parsed(entry.value, entry.name, forms.header_name)
+            try:
+                forms.header_name(entry.name)
+            except ValueError as error:
+                self.reject(entry.value, str(error))
             return self._named(entry, forms.header_value)
 
         found = self._pairs(place, header)
@@ -256,15 +282,15 @@ class Reader:
         """A text that is a secret if it comes from one, or if its name says so."""
         text = self.text(entry.value)
         if is_secret_name(entry.name):
-            text = self._secret(text)
+            text = self._secret(entry.value, text)
         parsed: str = self._parsed(entry.value, text, parse)
         return parsed
 
-    def _secret(self, text: str) -> Secret:
+    def _secret(self, place: Place, text: str) -> Secret:
         """What is one by nature."""
         if isinstance(text, Secret):
             return text
-        self.inline_secret = True
+        self.inline_secrets.add(place.file)
         return Secret(text)
 
     def _pairs(self, place: Place, read: Callable[[Entry], str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from agent.config.problems import quoted
 
 LARGEST = 1 << 20  # bytes of a secret, a certificate, or a body
 KINDS = ("file", "env", "credential")
+_CALLED = {"env": "variable"}
 
 NOT_OPENED = Secret("***")
 """Stands for every secret that is not opened, by identity."""
@@ -28,25 +29,27 @@ class Sources:
         if not self._open_secrets:
             return NOT_OPENED
         if kind == "env":
-            if name not in os.environ:
-                raise ValueError(f"the environment has no variable {quoted(name)}; set it, or correct the name")
-            text = os.environ[name]
+            text = self._variable(name)
         elif kind == "credential":
             text = self.text(self._credential(name))
         else:
             text = self.text(name)
         text = text.removesuffix("\n").removesuffix("\r")
         if not text:
-            raise ValueError(f"the {kind} {quoted(name)} is empty; put the secret into it")
+            raise ValueError(f"the {_CALLED.get(kind, kind)} {quoted(name)} is empty; put the secret into it")
         return Secret(text)
 
-    def secret_file(self, path: str) -> Secret:
-        """The content of a file that is secret by nature, such as a key. Raises ValueError."""
-        return Secret(self.text(path)) if self._open_secrets else NOT_OPENED
+    def pem(self, path: str, *, private: bool) -> str:
+        """The content of a certificate's or a key's file. Raises ValueError."""
+        if not self._open_secrets:
+            return NOT_OPENED
+        return Secret(self.text(path)) if private else self.text(path)
 
     def text(self, path: str | Path) -> str:
         """The text of a file, at most `LARGEST` bytes. Raises ValueError that says what is wrong."""
         file = self._base / path
+        if "\0" in str(file):
+            raise ValueError(f"{quoted(str(file))} has a NUL character in it; correct the path")
         try:
             # Opening a pipe would wait for its writer, and a device may never end.
             if not stat.S_ISREG(file.stat().st_mode):
@@ -62,6 +65,15 @@ class Sources:
             return data.decode()
         except UnicodeDecodeError:
             raise ValueError(f"{quoted(str(file))} is not UTF-8 text; is it the right file?") from None
+
+    @staticmethod
+    def _variable(name: str) -> str:
+        if name not in os.environ:
+            raise ValueError(f"the environment has no variable {quoted(name)}; set it, or correct the name")
+        text = os.environ[name]
+        if not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text):  # bytes as Python keeps them
+            raise ValueError(f"the variable {quoted(name)} is not UTF-8 text; correct what sets it")
+        return text
 
     @staticmethod
     def _credential(name: str) -> Path:

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from agent.config.document import Entry, Place, entries
 from agent.config.forms import written
-from agent.config.masking import mask_url
+from agent.config.masking import MASK, mask_url
 from agent.config.model import BasicAuth, Secret, Target
 from agent.config.pem import check_authorities, check_pair
 from agent.config.problems import Mark, Rejected, quoted
@@ -16,6 +16,7 @@ from agent.config.secrets import NOT_OPENED
 INTERVAL, TIMEOUT = 30.0, 10.0  # seconds, when nothing is written
 MERGED = ("labels", "headers", "tls", "expect")  # by key; of all else the target's own replaces the default
 MOST_TARGETS = 100_000
+LONGEST_ID = 512  # characters
 
 
 class Targets:
@@ -26,6 +27,7 @@ class Targets:
         self._defaults: dict[str, Any] = {}
         self._defaults_at: dict[str, Entry] = {}
         self._first: dict[str, Mark] = {}  # by id: where it was written first
+        self._seen = 0
         self.taken: list[Target] = []
 
     def default(self, place: Place) -> None:
@@ -43,9 +45,14 @@ class Targets:
 
     def take(self, place: Place) -> None:
         """Takes one target; what is wrong with it is noted."""
+        self._seen += 1
+        if self._seen > MOST_TARGETS:
+            if self._seen == MOST_TARGETS + 1:
+                mend = "share them among several agents"
+                message = f"is one too many: an agent takes at most {MOST_TARGETS:,} targets; {mend}"
+                self._reader.problems.note(place.mark, place.key, message)
+            return
         try:
-            if len(self._first) >= MOST_TARGETS:
-                self._reader.reject(place, f"is one too many; an agent takes at most {MOST_TARGETS} targets")
             known: Mapping[str, Rule] = rules(Target)
             if place.is_mapping:
                 own = {entry.name: entry for entry in entries(place, self._reader.problems)}
@@ -74,30 +81,41 @@ class Targets:
         """Adds the id where none was written, and what is shown of the URL; takes the userinfo out of it."""
         url = merged["url"]
         if isinstance(url, Secret):
-            merged["shown_url"] = "***"
-            if "id" not in own:
+            merged["shown_url"] = MASK
+            if "id" not in merged:
                 self._reader.reject(place, "has a url that is a secret, so it needs an id; write one")
         else:
             merged["shown_url"] = mask_url(url)
             merged.setdefault("id", mask_url(url, all_values=True))
-        if url is not NOT_OPENED and "@" in (parts := urlsplit(url)).netloc:
-            userinfo, _, host = parts.netloc.rpartition("@")
-            username, _, password = userinfo.partition(":")
-            if "basic_auth" in own:
-                self._reader.reject(own["basic_auth"].value, "and the url both have a user; write it in one place")
-            self._reader.inline_secret |= not isinstance(url, Secret)
-            merged["basic_auth"] = BasicAuth(unquote(username), Secret(unquote(password)))
-            merged["url"] = type(url)(parts._replace(netloc=host).geturl())
+        if url is not NOT_OPENED:
+            self._take_secrets_out(place, own, merged)
         target_id = merged["id"]
-        if target_id is None:
+        if target_id is None or target_id is NOT_OPENED:
             return
         mark = own["id"].value.mark if "id" in own else place.mark
-        if len(target_id) > 512:
-            self._reader.reject(place, "has a very long url; give it an id")
-        if (first := self._first.setdefault(target_id, mark)) != mark:
-            at = f"{first.file}:{first.line}"
-            mend = "write another id" if "id" in own else "give one of them an id"
-            self._reader.problems.note(mark, place.key, f"has the id {quoted(target_id)}, as the one at {at}; {mend}")
+        if len(target_id) > LONGEST_ID:
+            self._reader.reject(place, f"has a url of more than {LONGEST_ID} characters; write an id for it")
+        if (first := self._first.get(target_id)) is not None:
+            mend = "write another id" if "id" in own else "write an id for one of them"
+            told = f"has the id {quoted(target_id)}, as the one at {first.file}:{first.line} has; {mend}"
+            self._reader.problems.note(mark, place.key, told)
+        else:
+            self._first[target_id] = mark
+
+    def _take_secrets_out(self, place: Place, own: Mapping[str, Entry], merged: dict[str, Any]) -> None:
+        """Makes the userinfo of the URL its basic authentication, and the URL a secret if its query has one."""
+        given, parts = merged["url"], urlsplit(merged["url"])
+        userinfo, at, host = parts.netloc.rpartition("@")
+        if at:
+            if "basic_auth" in own:
+                told = "is given, and a user in the url too; write it in one place"
+                self._reader.reject(own["basic_auth"].value, told)
+            username, _, password = userinfo.partition(":")
+            merged["basic_auth"] = BasicAuth(Secret(unquote(username)), Secret(unquote(password)))
+        url = parts._replace(netloc=host).geturl()
+        merged["url"] = url if url == merged["shown_url"] else Secret(url)
+        if not isinstance(given, Secret) and (at or url != merged["shown_url"]):
+            self._reader.inline_secrets.add(place.file)
 
     def _fit(self, place: Place, own: Mapping[str, Entry], merged: dict[str, Any]) -> None:
         """Notes options that do not go together; adds interval and timeout where they are not written."""
@@ -110,15 +128,17 @@ class Targets:
         interval = merged.setdefault("interval", INTERVAL)
         timeout = merged.setdefault("timeout", min(TIMEOUT, interval or INTERVAL))
         if interval is not None and timeout is not None and timeout > interval:
-            told = f"{written(timeout, 'duration')} is longer than the interval, {written(interval, 'duration')}"
-            note(f"the timeout, {told}; write at most that", "timeout", "interval")
+            longest = written(interval, "duration")
+            told = f"the timeout is {written(timeout, 'duration')}, longer than the interval, {longest}"
+            note(f"{told}; write a timeout of at most {longest}", "timeout", "interval")
         address, ip = merged.get("connect_to"), merged.get("ip", "auto")
-        if address is not None and ip == ("4" if ":" in address else "6"):
+        if address is not None and address is not NOT_OPENED and ip == ("4" if ":" in address else "6"):
             note(f"is not an IPv{ip} address, which ip: {ip} asks for; change one", "connect_to")
         headers = merged.get("headers") or {}
         if merged.get("basic_auth") and any(name.lower() == "authorization" for name in headers):
-            note("and an Authorization header are both given; write one", "basic_auth", "headers")
-        if (tls := merged.get("tls")) is not None and NOT_OPENED not in tls.values():
+            told = "a user (basic_auth, or one in the url) and an Authorization header are both given"
+            note(f"{told}; write one of them", "basic_auth", "headers")
+        if (tls := merged.get("tls")) is not None and not any(each is NOT_OPENED for each in tls.values()):
             self._fit_tls(tls, note)
 
     @staticmethod
