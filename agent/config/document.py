@@ -20,7 +20,7 @@ _STANDARD = "tag:yaml.org,2002:"
 _NULL, _MERGE, _TEXT = (_STANDARD + name for name in ("null", "merge", "str"))
 _READ = {_STANDARD + name for name in ("null", "merge", "str", "bool", "int", "float", "seq", "map")}
 _KINDS: dict[type[yaml.Node], str] = {yaml.SequenceNode: f"{_STANDARD}seq", yaml.MappingNode: f"{_STANDARD}map"}
-_NAME = re.compile(r"[\w.+-]*")
+_NAME = re.compile(r"[\w.+<-]*")
 
 
 class Place(NamedTuple):
@@ -71,7 +71,7 @@ class Entry(NamedTuple):
 
 
 class _TooMany(Exception):
-    """The document has more than `MOST_NODES` nodes; the message says how."""
+    """The document has more than `MOST_NODES` nodes; the message is for its reader."""
 
 
 class _Loader(yaml.CSafeLoader):
@@ -85,7 +85,7 @@ class _Loader(yaml.CSafeLoader):
         """The composer calls this for every node."""
         self._left -= 1
         if self._left < 0:
-            raise _TooMany(f"more than {MOST_NODES:,} keys and values")
+            raise _TooMany(f"is too large: more than {MOST_NODES:,} keys and values; is it the right file?")
 
     def ascend_resolver(self) -> None:
         """Nothing was descended into."""
@@ -119,7 +119,7 @@ def parse(file: str, data: bytes, problems: Problems) -> Place | None:
         told = "is not valid YAML: a control character; remove it"
         problems.note(_mark(file, data, error.position), "", told)
     except _TooMany as error:
-        problems.note(Mark(file), "", f"is too large: {error}; is it the right file?")
+        problems.note(Mark(file), "", str(error))
     return None
 
 
@@ -151,35 +151,49 @@ def _check_aliases(root: yaml.Node) -> None:
         if sizes[id(node)] == float("inf"):
             sizes[id(node)] = 1 + sum(sizes[id(part)] for part in parts)
             if sizes[id(node)] == float("inf"):
-                raise _TooMany("an alias stands within what it stands for, without end")
+                raise _TooMany("has an alias within the very thing that it stands for; write that out")
             if sizes[id(node)] > MOST_NODES:
-                raise _TooMany(f"with its aliases written out, more than {MOST_NODES:,} keys and values")
+                size = f"more than {MOST_NODES:,} keys and values with its aliases written out"
+                raise _TooMany(f"is too large: {size}; write fewer *aliases")
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
-    """Where the mending is to be done, what is wrong, and how."""
-    at, why = error.problem_mark or error.context_mark, printable(f"{error.context or ''} {error.problem}".strip())
-    if error.context == "while scanning a quoted scalar":
-        return error.context_mark or at, "the quote that opens here is not closed; close it"
-    if error.problem == "but found another document":
-        return at, "there is a second document; remove the line ---"
-    if error.problem == "exceeded maximum nesting depth":
-        return at, "it is nested too deep; is it the right file?"
-    if error.problem == "found undefined alias":
-        return at, "an alias that no anchor defines; quote a text that begins with *"
-    return at, _mended(why)
+    """Where the mending is to be done, what is wrong, and how. libyaml's own words do not help everyone."""
+    why = f"{error.context or ''} {error.problem}".strip()
+    for words, at_beginning, told in _MENDS:
+        if words in why:
+            begun = f", in what begins on line {error.context_mark.line + 1}" if error.context_mark else ""
+            at = error.context_mark if at_beginning else error.problem_mark
+            return at or error.problem_mark, told.replace("[begun]", begun)
+    return error.problem_mark or error.context_mark, f"{printable(why)}; look at this line and the one before it"
 
 
-def _mended(why: str) -> str:
-    if "cannot start any token" in why:
-        return f"{why}; indent with spaces, not tabs, and quote text that begins with a special character"
-    return f"{why}; look at this line and the one before it for a missing quote, bracket, colon or space"
+_MENDS = (  # words of libyaml; does the mending belong where the thing begins, or where it was found wrong?; ours
+    ("scanning a quoted scalar", True, "the quote that opens here is not closed; close it"),
+    ("scanning a simple key", True, "there is no colon and space after this key; write name: value"),
+    ("scanning an alias", True, "a text that begins with *; quote it"),
+    ("scanning an anchor", True, "a text that begins with &; quote it"),
+    ("undefined alias", False, "an alias that no anchor defines; quote a text that begins with *"),
+    ("another document", False, "there is a second document; remove the line ---"),
+    ("maximum nesting depth", False, "it is nested too deep; is it the right file?"),
+    ("start any token", False, "a tab, or a text that begins with @ or `; indent with spaces, and quote such a text"),
+    (
+        "mapping values are not allowed",
+        False,
+        "a colon within a text, or a line indented too far; quote it, or align it",
+    ),
+    ("parsing a flow sequence", False, "a comma or ] is missing here[begun]; add it"),
+    ("parsing a flow mapping", False, "a comma or } is missing here[begun]; add it"),
+    ("parsing a flow node", False, "a value is missing here, or a bracket is not closed; add it"),
+    ("parsing a block", False, "this line stands under none of those before it; indent it as its neighbours"),
+)
 
 
 def entries(place: Place, problems: Problems) -> list[Entry]:
     """The keys of a mapping in order. Raises `Rejected` for another kind of node; what is wrong with a key is noted."""
     if not place.is_mapping:
-        problems.note(place.mark, place.key, f"is {place.describe()}; write keys and values below it, as name: value")
+        mend = f"write keys and values{' below it' if place.key else ''}, as name: value"
+        problems.note(place.mark, place.key, f"is {place.describe()}; {mend}")
         raise Rejected
     found: dict[str, Entry] = {}
     for key_node, value_node in place.node.value:
@@ -211,7 +225,8 @@ def items(place: Place, problems: Problems) -> list[Place]:
 
 def _known(place: Place, problems: Problems) -> Place:
     if place.node.tag not in _READ:
-        problems.note(place.mark, place.key, f"has the tag {quoted(place.node.tag)}, which is not read; remove it")
+        tag = place.node.tag.replace(_STANDARD, "!!")
+        problems.note(place.mark, place.key, f"has the tag {quoted(tag)}, which is not read; remove it")
     return place
 
 

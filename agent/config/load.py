@@ -139,6 +139,11 @@ class _Loading:
     def _take_all(self, place: Place | None) -> None:
         if place is None or place.empty:
             return
+        if place.is_mapping and not place.key:
+            self._problems.note(
+                place.mark, "", "is a mapping; write a list of targets alone, as - https://example.com/"
+            )
+            return
         try:
             for each in items(place, self._problems):
                 self._targets.take(each)
@@ -174,6 +179,8 @@ class _Loading:
         if not pattern or (literal and not os.path.lexists(files[0])):
             self._reader.reject(place, f"{quoted(pattern)} is not there; correct the path, or use a pattern with *")
         for file in files:
+            if file.is_dir():
+                self._reader.reject(place, f"{quoted(pattern)} matches a folder; write its files, as FOLDER/*.yaml")
             with suppress(OSError):  # reading it will tell
                 if file.samefile(self._path):
                     told = f"{quoted(pattern)} matches this very file"

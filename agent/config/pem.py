@@ -11,7 +11,7 @@ def check_authorities(pem: str) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError):
-        raise ValueError("holds no certificate that can be read; name a file in PEM format") from None
+        raise ValueError("the ca holds no certificate that can be read; name a file in PEM format") from None
 
 
 @lru_cache(maxsize=64)
@@ -21,8 +21,10 @@ def check_pair(certificate: str, key: str | None) -> None:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, key)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise ValueError("is not the certificate of this client_key; name the one that belongs to it") from None
-        raise ValueError("and its key cannot be read; name files in PEM format, the key not encrypted") from None
+            raise ValueError("the client_certificate does not belong to the client_key; name the two that do") from None
+        raise ValueError(
+            "the client_certificate or its key cannot be read; name files in PEM format, the key not encrypted"
+        ) from None
 
 
 def load_pair(context: ssl.SSLContext, certificate: str, key: str | None) -> None:

@@ -95,4 +95,4 @@ def quoted(text: str) -> str:
     """Text as it can be shown in a message: quoted, short, and a secret not at all."""
     if isinstance(text, Secret):
         return "***"
-    return printable(json.dumps(printable(text, 80), ensure_ascii=False), 200)
+    return printable(json.dumps(text if len(text) <= 80 else text[:80] + "…", ensure_ascii=False), 500)

@@ -183,7 +183,8 @@ class Reader:
             value = parse(text)
         except ValueError as error:
             if isinstance(text, Secret):
-                self.reject(place, "is a secret that cannot be a value of this key; look at what it holds")
+                why = ", as it has more than one line" if "\n" in text else ""
+                self.reject(place, f"is a secret that cannot be a value of this key{why}; look at what it holds")
             shown = _QUERY.sub("***", _USERINFO.sub(r"\1***@", text))
             self.reject(place, f"{quoted(shown)} {error}")
         return Secret(value) if isinstance(text, Secret) and isinstance(value, str) else value

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from agent.config.model import Secret
-from agent.config.problems import quoted
+from agent.config.problems import printable, quoted
 
 LARGEST = 1 << 20  # bytes of a secret, a certificate, or a body
 KINDS = ("file", "env", "credential")
@@ -77,11 +77,10 @@ class Sources:
 
     @staticmethod
     def _credential(name: str) -> Path:
+        if "/" in name or name in (".", ".."):
+            raise ValueError(f"{quoted(name)} is not a credential's name; write the name given to LoadCredential=")
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if directory is None:
-            raise ValueError(
-                f"there are no credentials here for {quoted(name)}; under systemd, add LoadCredential={name}:FILE"
-            )
-        if "/" in name or name in ("", ".", ".."):
-            raise ValueError(f"{quoted(name)} is not a credential's name; write the name given to LoadCredential=")
+            told = f"there is no credential {quoted(name)}, as $CREDENTIALS_DIRECTORY is not set"
+            raise ValueError(f"{told}; under systemd, add LoadCredential={printable(name)}:FILE")
         return Path(directory) / name

@@ -148,14 +148,14 @@ class Targets:
             if authorities is not None:
                 check_authorities(authorities)
         except ValueError as error:
-            note(f"ca: {error}", "tls")
+            note(str(error), "tls")
         try:
             if certificate is not None:
                 check_pair(certificate, key)
             elif key is not None:
-                raise ValueError("is missing beside client_key; name the certificate's file")
+                raise ValueError("the client_key has no client_certificate beside it; name the certificate's file")
         except ValueError as error:
-            note(f"client_certificate: {error}", "tls")
+            note(str(error), "tls")
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
