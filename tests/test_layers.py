@@ -41,7 +41,7 @@ ARROWS = {
     },
     "agent.schedule": {"agent.config.model", "agent.device.clock", "agent.probers.prober", "agent.probers.result"},
     "agent.verdict": {"agent.config.model", "agent.probers.result"},
-    "agent.probers": {"agent.config.model", "agent.config.masking", "agent.device.clock"},
+    "agent.probers": {"agent.config.model", "agent.config.masking", "agent.config.pem", "agent.device.clock"},
     "agent.delivery": {"agent.config.model", "agent.device.clock"},
     "agent.config": set(),
     "agent.device": set(),

@@ -7,7 +7,7 @@ callback that ends it.
 
 import asyncio
 import errno
-import logging
+import os
 import socket
 import ssl
 import time
@@ -17,13 +17,20 @@ from agent.probers.http1 import Response
 from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, Tls
 from agent.probers.tls import facts, failure_of
 
-log = logging.getLogger(__name__)
+MOST_HANDSHAKE = 256 << 10  # bytes that a server sends in its handshake, chain of certificates included
 
-_READ = 64 << 10
-_MOST_HANDSHAKE = 256 << 10  # bytes of a server's handshake, chain of certificates included
-
+_RECORD = 16 << 10  # bytes that one TLS record holds at most
+_ALERT = b"\x15"  # the type of a TLS record (RFC 8446, section 5.1)
 _LOCAL_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LOCAL_NETWORK = {errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EACCES, errno.EPERM, errno.ENETUNREACH}
+_LOCAL_NETWORK = {
+    errno.EADDRNOTAVAIL,
+    errno.ENETDOWN,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EAFNOSUPPORT,
+    errno.EINVAL,  # an address that needs a scope
+}
+_UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN}
 
 
 class TlsUse(NamedTuple):
@@ -35,10 +42,9 @@ class TlsUse(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an exchange went; `phases` are without `resolve`, `seconds` is all of it."""
+    """How an exchange went; `phases` are without `resolve`."""
 
     phases: Phases
-    seconds: float
     error: Error | None
     tls: Tls | None
 
@@ -46,9 +52,10 @@ class Outcome(NamedTuple):
 async def exchange(
     address: str,
     port: int,
+    tls: TlsUse | None,
     request: bytes,
     response: Response,
-    tls: TlsUse | None,
+    *,
     started: float,
     connect_deadline: float,
     deadline: float,
@@ -58,7 +65,7 @@ async def exchange(
     `started` and the deadlines: seconds of `time.monotonic`. Raises nothing but `asyncio.CancelledError`.
     """
     loop = asyncio.get_running_loop()
-    connection = _Connection(loop, request, response, tls)
+    connection = _Connection(loop, address, tls, request, response)
     try:
         async with asyncio.timeout(max(connect_deadline - time.monotonic(), 0.0)) as timeout:
             await loop.create_connection(lambda: connection, address, port)
@@ -68,32 +75,28 @@ async def exchange(
     except TimeoutError:
         connection.time_out()
     except OSError as error:
-        connection.fail(*_connect_failure(error, address))
+        connection.fail(*_failure_of(error, address))
     finally:
         connection.release()
     return connection.outcome(started)
 
 
-def _connect_failure(error: OSError, address: str) -> tuple[ErrorCode, Attribution, str]:
-    number, why = error.errno or 0, (error.strerror or str(error))[:200]
+def _failure_of(error: OSError, address: str) -> tuple[ErrorCode, Attribution, str]:
+    """What an error of the network means; connecting or later."""
+    number = error.errno or 0
+    why = os.strerror(number)
     if number == errno.ECONNREFUSED:
         return "connect_refused", "target", "the connection was refused"
+    if isinstance(error, ConnectionError):
+        return "connect_reset", "target", "the connection was reset"
     if number in _LOCAL_RESOURCE:
         return "local_resource", "local", f"this device could not open a connection: {why}"
-    if number == errno.ENETUNREACH and has_route(address):
-        return "connect_unreachable", "path", f"unreachable: {why}"
-    if number in _LOCAL_NETWORK:
+    if number in _LOCAL_NETWORK or (number in _UNREACHABLE and not _has_route(address)):
         return "local_network", "local", f"this device could not connect: {why}"
-    if number == errno.ETIMEDOUT:
-        return "connect_timeout", "path", "no answer to the connection attempt"
-    if number in (errno.EHOSTUNREACH, errno.EHOSTDOWN):
-        return "connect_unreachable", "path", f"unreachable: {why}"
-    if number == errno.ECONNRESET:
-        return "connect_reset", "target", "the connection was reset"
-    return "connect_unreachable", "path", f"cannot connect: {why}"
+    return "connect_unreachable", "path", f"cannot be reached: {why}"
 
 
-def has_route(address: str) -> bool:
+def _has_route(address: str) -> bool:
     """Asks this device's routing table: connecting a datagram socket sends nothing."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
@@ -107,13 +110,15 @@ def has_route(address: str) -> bool:
 class _Connection(asyncio.Protocol):
     """The marks are seconds of `time.monotonic`, None until their moment."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, request: bytes, response: Response, tls: TlsUse | None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, address: str, tls: TlsUse | None, request: bytes, response: Response
+    ) -> None:
         self.ended: asyncio.Future[None] = loop.create_future()
-        self._request, self._response, self._tls = request, response, tls
+        self._address, self._tls, self._request, self._response = address, tls, request, response
         self._transport: asyncio.Transport | None = None
+        self._session: ssl.SSLObject | None = None
         self._incoming: ssl.MemoryBIO
         self._outgoing: ssl.MemoryBIO
-        self._session: ssl.SSLObject | None = None
         self._handshake_bytes = 0
         self._connected: float | None = None
         self._secured: float | None = None
@@ -130,11 +135,14 @@ class _Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(0)
         if self._tls is None:
             self._send(self._request)
+            return
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context, name, _ = self._tls
+        try:
+            self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        except ValueError:
+            self.fail("tls_hostname_mismatch", "target", "the host's name is none that a certificate can have")
         else:
-            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            self._session = self._tls.context.wrap_bio(
-                self._incoming, self._outgoing, server_hostname=self._tls.server_name
-            )
             self._shake_hands()
 
     def data_received(self, data: bytes) -> None:
@@ -147,15 +155,21 @@ class _Connection(asyncio.Protocol):
         self._incoming.write(data)
         if self._secured is None:
             self._handshake_bytes += len(data)
-            self._shake_hands(now)
+            self._shake_hands()
+            now = time.monotonic()
         if self._secured is not None and self._end is None:
             self._read_session(now)
 
     def eof_received(self) -> None:
-        self._ended_by_peer(None)
+        self._peer_ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._ended_by_peer(exc)
+        if isinstance(exc, TimeoutError):
+            self.time_out()
+        elif isinstance(exc, OSError):
+            self.fail(*_failure_of(exc, self._address))
+        else:
+            self._peer_ended()
 
     def resume_writing(self) -> None:
         if self._sent is None and self._request == b"":
@@ -163,55 +177,50 @@ class _Connection(asyncio.Protocol):
 
     def time_out(self) -> None:
         """The deadline came first."""
-        if self._end is not None:
-            return
-        code: ErrorCode
         if self._connected is None:
-            code, message = "connect_timeout", "no answer to the connection attempt"
+            self.fail("connect_timeout", "path", "no answer to the connection attempt")
         elif self._tls is not None and self._secured is None:
-            code, message = "tls_timeout", "the TLS handshake did not end"
+            self.fail("tls_timeout", "path", "the TLS handshake did not end within the timeout")
         elif self._sent is None:
-            code, message = "http_timeout_send", "the server did not take the request"
+            self.fail("http_timeout_send", "path", "the server did not take the request within the timeout")
         elif self._response.status_code is None:
-            code, message = "http_timeout_headers", "the headers of an answer did not come"
+            self.fail("http_timeout_headers", "path", "the headers of an answer did not come within the timeout")
         else:
-            code = "http_timeout_body"
-            message = f"the body did not end; {self._response.body_bytes} bytes of it came"
-        self.fail(code, "path", f"{message} within the timeout")
+            told = f"the body did not end within the timeout; {self._response.body_bytes} bytes of it came"
+            self.fail("http_timeout_body", "path", told)
 
-    def fail(self, code: ErrorCode, attribution: Attribution, message: str, now: float | None = None) -> None:
-        """Ends the exchange with an error in the phase it is in."""
+    def fail(self, code: ErrorCode, attribution: Attribution, message: str) -> None:
+        """Ends the exchange with an error in the phase it is in; one that has ended stays as it is."""
         if self._end is None:
-            self._error = Error(self._phase(), code, attribution, message[:500])
-            self._finish(time.monotonic() if now is None else now)
+            now = time.monotonic()
+            self._error = Error(self._phase(), code, attribution, message)
+            self._finish(now)
 
     def release(self) -> None:
         """Hangs up, and breaks the circles that would keep all this in memory until a collection."""
+        if self._end is None:
+            self._finish(time.monotonic())
         if self._transport is not None:
             self._transport.abort()
         self._transport = self._session = None
         self._response.release()
 
     def outcome(self, started: float) -> Outcome:
-        """What came of it; the phases add up to the whole."""
-        end = self._end if self._end is not None else time.monotonic()
+        """What came of it, once it has ended; the phases add up to the whole."""
+        assert self._end is not None
         phases = Phases()
         begins = started
-        marks: list[tuple[Phase, float | None]] = [
-            ("connect", self._connected),
-            ("send", self._sent),
-            ("wait", self._first_byte),
-            ("receive", None),
-        ]
+        marks: list[tuple[Phase, float | None]] = [("connect", self._connected)]
         if self._tls is not None:
-            marks.insert(1, ("tls", self._secured))
+            marks.append(("tls", self._secured))
+        marks += [("send", self._sent), ("wait", self._first_byte), ("receive", None)]
         for phase, mark in marks:
-            ends = end if mark is None else mark
+            ends = self._end if mark is None else mark
             setattr(phases, phase, round((ends - begins) * 1000, 3))
             begins = ends
             if mark is None:
                 break
-        return Outcome(phases, end - started, self._error, self._facts)
+        return Outcome(phases, self._error, self._facts)
 
     def _phase(self) -> Phase:
         if self._connected is None:
@@ -222,61 +231,52 @@ class _Connection(asyncio.Protocol):
             return "send"
         return "wait" if self._first_byte is None else "receive"
 
-    def _shake_hands(self, now: float | None = None) -> None:
+    def _shake_hands(self) -> None:
         assert self._session is not None
+        assert self._tls is not None
         try:
             self._session.do_handshake()
         except ssl.SSLWantReadError:
-            self._flush_session()
-            if self._handshake_bytes > _MOST_HANDSHAKE:
-                self.fail("tls_protocol", "target", f"a handshake of more than {_MOST_HANDSHAKE >> 10} KiB")
-            return
+            self._write(self._outgoing.read())
+            if self._handshake_bytes > MOST_HANDSHAKE:
+                self.fail("tls_protocol", "target", f"a TLS handshake of more than {MOST_HANDSHAKE >> 10} KiB")
         except ssl.SSLError as error:
-            self._flush_session()  # the alert that tells the server why
-            self._take_facts(failed=True)
-            self.fail(*failure_of(error), now)
-            return
-        except ValueError as error:  # a server name that OpenSSL cannot match
-            self.fail("tls_hostname_mismatch", "target", f"the name cannot be verified: {error}", now)
-            return
-        self._secured = time.monotonic() if now is None else now
-        self._take_facts(failed=False)
-        self._session.write(self._request)
-        self._flush_session(request=True)
+            self._write(self._outgoing.read())  # the alert that tells the server why
+            self._facts = facts(self._session, verify=self._tls.verify, failed=True)
+            self.fail(*failure_of(error, certificate_came=self._facts is not None))
+        else:
+            self._secured = time.monotonic()
+            self._session.write(self._request)
+            self._send(self._outgoing.read())
+            self._facts = facts(self._session, verify=self._tls.verify, failed=False)
 
     def _read_session(self, now: float) -> None:
         assert self._session is not None
         try:
             while self._end is None:
-                data = self._session.read(_READ)
-                if not data:
-                    self._ended_by_peer(None)
-                    return
+                if not (data := self._session.read(_RECORD)):
+                    raise ssl.SSLZeroReturnError
                 self._received(data, now)
         except ssl.SSLWantReadError:
-            self._flush_session()
+            reply = self._outgoing.read()
+            self._write(reply)
+            if reply.startswith(_ALERT):
+                # OpenSSL tells the server that it will not, and us nothing.
+                self.fail("tls_protocol", "target", "the server wanted to renegotiate TLS")
+        except ssl.SSLZeroReturnError:
+            self._peer_ended()
         except ssl.SSLError as error:
-            if isinstance(error, ssl.SSLZeroReturnError):
-                self._ended_by_peer(None)
-            else:
-                self.fail(*failure_of(error), now)
+            self.fail(*failure_of(error, certificate_came=True))
 
-    def _take_facts(self, *, failed: bool) -> None:
-        assert self._session is not None
-        assert self._tls is not None
-        self._facts = facts(self._session, verify=self._tls.verify, failed=failed)
+    def _write(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self._transport.write(data)
 
-    def _flush_session(self, *, request: bool = False) -> None:
-        if data := self._outgoing.read():
-            if request:
-                self._send(data)
-            elif self._transport is not None:
-                self._transport.write(data)
-
-    def _send(self, data: bytes) -> None:
+    def _send(self, request: bytes) -> None:
+        """Writes the request, which may be in TLS records."""
         assert self._transport is not None
         self._request = b""  # on its way
-        self._transport.write(data)
+        self._transport.write(request)
         if self._transport.get_write_buffer_size() == 0:
             self._sent = time.monotonic()
 
@@ -288,31 +288,24 @@ class _Connection(asyncio.Protocol):
         self._response.feed(data)
         self._look(now)
 
+    def _peer_ended(self) -> None:
+        """The end of the stream (RFC 9112, section 9.8): an answer without a length ends with it, with or without TLS's
+        own notice of closing, which too many servers leave out.
+        """
+        if self._end is not None:
+            return
+        if self._tls is not None and self._secured is None:
+            self.fail("tls_handshake", "target", "the server closed the connection within the TLS handshake")
+        else:
+            self._response.feed_eof()
+            self._look(time.monotonic())
+
     def _look(self, now: float) -> None:
         if self._response.complete:
             self._finish(now)
         elif (failure := self._response.failure) is not None:
-            self.fail(failure.code, "target", failure.message, now)
-
-    def _ended_by_peer(self, error: Exception | None) -> None:
-        """The end of the stream (RFC 9112, section 9.8): an answer without a length ends with it, with or without TLS's
-        own notice of closing, which too many servers leave out.
-        """
-        now = time.monotonic()
-        if self._end is not None:
-            return
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
-            if error.errno == errno.ETIMEDOUT:
-                self.time_out()
-            else:
-                self.fail("connect_unreachable", "path", f"the connection broke: {error.strerror or error}", now)
-        elif error is not None:
-            self.fail("connect_reset", "target", "the connection was reset", now)
-        elif self._tls is not None and self._secured is None:
-            self.fail("tls_handshake", "target", "the server closed the connection within the TLS handshake", now)
-        else:
-            self._response.feed_eof()
-            self._look(now)
+            self._error = Error(self._phase(), failure.code, "target", failure.message)
+            self._finish(now)
 
     def _finish(self, now: float) -> None:
         self._end = now

@@ -3,41 +3,38 @@
 import base64
 import time
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit
 
 import msgspec
 
 from agent import __version__
-from agent.config.masking import mask_url
+from agent.config.masking import MASK, Mask
 from agent.config.model import Secret, Target
-from agent.probers.exchange import Outcome, TlsUse, exchange
-from agent.probers.http1 import MAX_LOCATION, Response
-from agent.probers.resolver import ResolveError, Resolver
-from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result
+from agent.probers.exchange import TlsUse, exchange
+from agent.probers.http1 import Response
+from agent.probers.redirect import PORTS, REDIRECTS, destination, method_after, origin
+from agent.probers.resolver import ResolveError, Resolver, is_address
+from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
 from agent.probers.tls import context_of
 
-_REDIRECTS = {301, 302, 303, 307, 308}
-_PORTS = {"http": 80, "https": 443}
-# Sent only to the origin they were configured for (RFC 9110, section 15.4).
-_CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
-_DURATION_DIGITS = 3
+_DIGITS = 3  # of milliseconds
+_LONGEST_MESSAGE = 500  # characters
+# Headers sent only to the origin they were configured for (RFC 9110, section 15.4), as is every `Secret`.
+_OWN_HEADERS = {"authorization", "cookie", "proxy-authorization", "host"}
+_METHODS_WITH_CONTENT = {"POST", "PUT", "PATCH"}
 
 
 class _Request(NamedTuple):
-    """One hop: what to ask, and of whom. `own`: it goes to the origin that the target names."""
+    """One hop: what to ask, and of whom, worked out once. `address`: where to connect without resolving."""
 
     method: str
     url: SplitResult
-    own: bool
+    host: str
+    port: int
+    address: str | None
+    tls: TlsUse | None
     with_body: bool
-
-    @property
-    def host(self) -> str:
-        return self.url.hostname or ""
-
-    @property
-    def port(self) -> int:
-        return self.url.port or _PORTS[self.url.scheme]
+    data: bytes
 
 
 class _Tried(NamedTuple):
@@ -45,11 +42,14 @@ class _Tried(NamedTuple):
 
     phases: Phases
     error: Error | None
-    response: Response | None = None
-    outcome: Outcome | None = None
+    resolver: str | None
     peer: Peer | None = None
-    resolver: str | None = None
-    attempts: tuple[Attempt, ...] = ()
+    tls: Tls | None = None
+    response: Response | None = None
+
+    @property
+    def status_code(self) -> int | None:
+        return None if self.response is None else self.response.status_code
 
 
 class HttpProber:
@@ -59,201 +59,196 @@ class HttpProber:
 
     def __init__(self, target: Target, resolver: Resolver) -> None:
         self._target, self._resolver = target, resolver
-        self._first = _Request(target.method, urlsplit(target.url), True, target.body is not None)
-        self._first_bytes = self._bytes_of(self._first)
-        if self._first.url.scheme == "https":
-            context_of(target.tls)
+        url = urlsplit(target.url)
+        self._origin = origin(url)
+        self._body = b"" if target.body is None else target.body.encode()
+        self._headers = _headers(target, own=True)
+        self._foreign_headers = _headers(target, own=False)
+        if url.scheme == "https" or target.redirects:
+            # Here, because making one takes longer than many a measurement. A client certificate is a credential, too.
+            self._context = context_of(target.tls)
+            anonymous = msgspec.structs.replace(target.tls, client_certificate=None, client_key=None)
+            self._foreign_context = context_of(anonymous)
+        self._first = self._request(target.method, url, with_body=target.body is not None)
+        unseen = [target, Secret(self._headers.get("authorization", ("", ""))[1].partition(" ")[2])]
+        if isinstance(target.url, Secret):
+            unseen.append(Secret(self._first.host))
+        self._mask = Mask(tuple(unseen))
 
     async def probe(self, deadline: float) -> Result:
         """Measures until `deadline` (seconds of `time.monotonic`); see `Prober`."""
         begun = time.monotonic()
-        request, hops, seen = self._first, [], {(self._first.method, self._first.url.geturl())}
-        attempts: tuple[Attempt, ...] = ()
+        request, visited = self._first, {(self._first.method, self._first.url)}
+        hops: list[Hop] = []
+        attempts: list[Attempt] = []
         resolver: str | None = None
         while True:
-            tried = await self._try(request, deadline)
-            attempts += tried.attempts
+            tried = await self._try(request, deadline, attempts)
             resolver = tried.resolver or resolver
-            error, response = tried.error, tried.response
-            if error is None and response is not None:
-                follow = self._target.redirects > 0 and response.status_code in _REDIRECTS
-                next_request = self._redirected(request, response, len(hops), seen) if follow else None
-                if isinstance(next_request, _Request):
-                    hops.append(Hop(mask_url(request.url.geturl()), response.status_code or 0, tried.phases))
-                    request = next_request
-                    continue
-                error = next_request if isinstance(next_request, Error) else self._status_error(response)
-            return self._result(begun, tried, error, tuple(hops), attempts, resolver)
-
-    def _result(
-        self,
-        begun: float,
-        tried: _Tried,
-        error: Error | None,
-        hops: tuple[Hop, ...],
-        attempts: tuple[Attempt, ...],
-        resolver: str | None,
-    ) -> Result:
-        response, outcome = tried.response, tried.outcome
-        http = None
-        if response is not None and (tried.phases.send is not None or hops):
-            http = Http(response.status_code, response.version, response.body_bytes, len(hops), hops or msgspec.UNSET)
-        elif hops:
-            http = Http(None, None, 0, len(hops), hops)
+            following = self._judge(request, tried, visited)
+            if not isinstance(following, _Request):
+                break
+            hops.append(Hop(self._shown(request.url), tried.status_code or 0, tried.phases))
+            request = following
         if hops or attempts:
-            duration = (time.monotonic() - begun) * 1000
+            duration = _ms(time.monotonic() - begun)
         else:
             # For a single exchange the phases are all of it, to the digit.
-            duration = sum(getattr(tried.phases, phase) or 0.0 for phase in Phases.__struct_fields__)
+            duration = round(sum(filter(None, msgspec.structs.astuple(tried.phases))), _DIGITS)
         return Result(
-            duration_ms=round(duration, _DURATION_DIGITS),
+            duration_ms=duration,
             phases_ms=tried.phases,
-            error=error,
+            error=self._masked(following),
             peer=tried.peer,
-            http=http,
-            tls=outcome.tls if outcome is not None else None,
-            attempts=attempts,
+            http=_http(tried, hops),
+            tls=tried.tls,
+            attempts=tuple(attempts),
             resolver=resolver,
         )
 
-    async def _try(self, request: _Request, deadline: float) -> _Tried:
-        """Resolves and exchanges; with two families, the second has its turn when the first does not connect."""
+    async def _try(self, request: _Request, deadline: float, attempts: list[Attempt]) -> _Tried:
+        """Resolves and exchanges. When the first of two families does not connect, it is added to `attempts`."""
         started = time.monotonic()
         try:
-            addresses, resolver = await self._resolve(request, deadline)
+            addresses, resolver = await self._addresses(request, deadline)
         except ResolveError as failed:
-            phases = Phases(resolve=_ms(time.monotonic() - started))
-            error = Error("resolve", failed.code, failed.attribution, failed.message[:500])
-            return _Tried(phases, error, resolver=failed.server)
-        resolved = time.monotonic()
-        literal = resolver is None and addresses[0] == (self._target.connect_to or request.host)
-        resolve = None if literal else _ms(resolved - started)
-        data = self._first_bytes if request is self._first else self._bytes_of(request)
-        attempts: tuple[Attempt, ...] = ()
-        for number, address in enumerate(addresses, 1):
-            last = number == len(addresses)
-            begins = resolved if number == 1 else time.monotonic()
+            error = Error("resolve", failed.code, failed.attribution, failed.message)
+            return _Tried(Phases(resolve=_ms(time.monotonic() - started)), error, failed.server)
+        resolve: float | None = None
+        if request.address is None:
+            resolved = time.monotonic()
+            resolve, started = _ms(resolved - started), resolved
+        while True:
+            address, *others = addresses
             response = Response(request.method, self._target.body_limit)
-            until = deadline if last else begins + (deadline - begins) / 2
-            outcome = await self._exchange(request, address, data, response, begins, until, deadline)
-            phases, error = outcome.phases, outcome.error
-            phases.resolve = resolve
-            family = "ipv6" if ":" in address else "ipv4"
-            peer = Peer(address, request.port, family)  # type: ignore[arg-type]
-            if not last and error is not None and error.phase == "connect":
-                attempts += (Attempt(address, phases, error),)
-                continue
-            break
-        return _Tried(phases, error, response, outcome, peer, resolver, attempts)
+            outcome = await exchange(
+                address,
+                request.port,
+                request.tls,
+                request.data,
+                response,
+                started=started,
+                # The first of two has half of the time that is left.
+                connect_deadline=(started + deadline) / 2 if others else deadline,
+                deadline=deadline,
+            )
+            outcome.phases.resolve = resolve
+            if not others or outcome.error is None or outcome.error.phase != "connect":
+                peer = Peer(address, request.port, "ipv6" if ":" in address else "ipv4")
+                return _Tried(outcome.phases, outcome.error, resolver, peer, outcome.tls, response)
+            attempts.append(Attempt(address, outcome.phases, outcome.error))
+            addresses, started = others, time.monotonic()
 
-    async def _exchange(
-        self,
-        request: _Request,
-        address: str,
-        data: bytes,
-        response: Response,
-        begins: float,
-        connect_until: float,
-        deadline: float,
-    ) -> Outcome:
-        tls = None
-        if request.url.scheme == "https":
-            options = self._target.tls
-            name = (options.server_name if request.own else None) or request.host
-            tls = TlsUse(context_of(options), name, options.verify)
-        return await exchange(address, request.port, data, response, tls, begins, connect_until, deadline)
-
-    async def _resolve(self, request: _Request, deadline: float) -> tuple[tuple[str, ...], str | None]:
+    async def _addresses(self, request: _Request, deadline: float) -> tuple[list[str], str | None]:
         """The addresses to try in turn, at most one of each family, and the DNS server that named them."""
+        if request.address is not None:
+            return [request.address], None
         target = self._target
-        if target.connect_to is not None and request.own:
-            return (target.connect_to,), None
-        resolved = await self._resolver.resolve(request.host, ip=target.ip, deadline=deadline, server=target.resolver)
-        first = resolved.addresses[0]
-        other = next((each for each in resolved.addresses if (":" in each) != (":" in first)), None)
-        return (first,) if other is None else (first, other), resolved.server
+        found = await self._resolver.resolve(request.host, ip=target.ip, deadline=deadline, server=target.resolver)
+        first, *others = found.addresses
+        return [first, *[each for each in others if (":" in each) != (":" in first)][:1]], found.server
+
+    def _judge(
+        self, request: _Request, tried: _Tried, visited: set[tuple[str, SplitResult]]
+    ) -> _Request | Error | None:
+        """What is to be asked next, or why the measurement is not up, or None when it is."""
+        status, response, target = tried.status_code, tried.response, self._target
+        if tried.error is not None or response is None or status is None:
+            return tried.error
+        if status in REDIRECTS and target.redirects:
+            return self._redirected(request, status, response.location, visited)
+        if any(low <= status <= high for low, high in target.expect.status):
+            return None
+        expected = ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in target.expect.status)
+        return Error("receive", "status_mismatch", "target", f"HTTP {status}, expected {expected}")
 
     def _redirected(
-        self, request: _Request, response: Response, followed: int, seen: set[tuple[str, str]]
+        self, request: _Request, status: int, location: bytes | None, visited: set[tuple[str, SplitResult]]
     ) -> _Request | Error:
         """Where a redirect leads, or why it is not followed."""
-        url = _located(request.url, response.location)
-        if isinstance(url, str):
-            return Error("receive", "redirect_refused", "target", f"HTTP {response.status_code} {url}"[:500])
-        keep = response.status_code in (307, 308) or request.method in ("GET", "HEAD")
-        method = request.method if keep and response.status_code != 303 else _after_see_other(request.method)
-        own = _origin(url) == _origin(self._first.url)
-        with_body = request.with_body and method == request.method and own
-        following = _Request(method, url, own, with_body)
-        shown = mask_url(url.geturl())
-        if (method, url.geturl()) in seen:
-            return Error("receive", "redirect_loop", "target", f"redirected in a circle, to {shown}"[:500])
-        if followed >= self._target.redirects:
-            told = f"more than {self._target.redirects} redirects, the next to {shown}"
-            return Error("receive", "redirect_loop", "target", told[:500])
-        seen.add((method, url.geturl()))
-        return following
+        try:
+            url = destination(request.url.geturl(), location)
+        except ValueError as error:
+            return Error("receive", "redirect_refused", "target", f"HTTP {status} {error}")
+        method = method_after(status, request.method)
+        if (method, url) in visited:
+            told = f"HTTP {status} in a circle, to {self._shown(url)}"
+            return Error("receive", "redirect_loop", "target", told)
+        if len(visited) > self._target.redirects:
+            told = f"more than {self._target.redirects} redirects, the next to {self._shown(url)}"
+            return Error("receive", "redirect_loop", "target", told)
+        with_body = request.with_body and method == request.method
+        if with_body and isinstance(self._target.body, Secret) and origin(url) != self._origin:
+            told = f"HTTP {status} would take the body, a secret, to another origin: {self._shown(url)}"
+            return Error("receive", "redirect_refused", "target", told)
+        visited.add((method, url))
+        return self._request(method, url, with_body=with_body)
 
-    def _status_error(self, response: Response) -> Error | None:
-        status = response.status_code
-        assert status is not None
-        ranges = self._target.expect.status
-        if any(low <= status <= high for low, high in ranges):
-            return None
-        expected = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in ranges)
-        return Error("wait", "status_mismatch", "target", f"HTTP {status}, expected {expected}"[:500])
-
-    def _bytes_of(self, request: _Request) -> bytes:
-        """The request as it is sent (RFC 9112, section 3)."""
-        target, url = self._target, request.url
+    def _request(self, method: str, url: SplitResult, *, with_body: bool) -> _Request:
+        """A hop with its bytes as they are sent (RFC 9112, section 3)."""
+        target, host = self._target, url.hostname or ""
+        own = origin(url) == self._origin
+        port = url.port or PORTS[url.scheme]
+        authority = f"[{host}]" if ":" in host else host
+        if port != PORTS[url.scheme]:
+            authority += f":{port}"
+        headers = {"host": ("Host", authority)} | (self._headers if own else self._foreign_headers)
+        if with_body or method in _METHODS_WITH_CONTENT:
+            headers["content-length"] = ("Content-Length", str(len(self._body) if with_body else 0))
+        elif target.body is not None:  # what describes the body that a redirect took away goes with it
+            headers = {name: header for name, header in headers.items() if not name.startswith("content-")}
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        headers = {
-            "host": ("Host", url.netloc.rpartition("@")[2]),
-            "user-agent": ("User-Agent", f"uptime-agent/{__version__}"),
-            "accept": ("Accept", "*/*"),
-        }
-        if request.own and target.basic_auth is not None:
-            pair = f"{target.basic_auth.username}:{target.basic_auth.password}".encode()
-            headers["authorization"] = ("Authorization", f"Basic {base64.b64encode(pair).decode()}")
-        for name, value in target.headers.items():
-            bound = name.lower() in _CREDENTIALS or name.lower() == "host" or isinstance(value, Secret)
-            if request.own or not bound:
-                headers[name.lower()] = (name, value)
-        body = b""
-        if request.with_body and target.body is not None:
-            body = target.body.encode()
-            headers["content-length"] = ("Content-Length", str(len(body)))
-        headers["connection"] = ("Connection", "close")
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.values())
-        return f"{request.method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
+        lines = [f"{name}: {value}\r\n" for name, value in headers.values()]
+        head = f"{method} {path} HTTP/1.1\r\n{''.join(lines)}Connection: close\r\n\r\n"
+        address = target.connect_to if own else None
+        if address is None and is_address(host):
+            address = host
+        tls = None
+        if url.scheme == "https":
+            name = (target.tls.server_name if own else None) or host.removesuffix(".")
+            tls = TlsUse(self._context if own else self._foreign_context, name, target.tls.verify)
+        data = head.encode("latin-1") + (self._body if with_body else b"")
+        return _Request(method, url, host, port, address, tls, with_body, data)
+
+    def _shown(self, url: SplitResult) -> str:
+        """A hop's URL without secrets, also where a server sent one back in another quoting."""
+        if isinstance(self._target.url, Secret):
+            return MASK
+        if url == self._first.url:
+            return self._target.shown_url
+        shown = self._mask.url(url.geturl())
+        if any(self._mask.text(plain) != plain for plain in (unquote(shown), unquote_plus(shown))):
+            return MASK
+        return shown
+
+    def _masked(self, error: Error | None) -> Error | None:
+        """Messages may hold a name that a server chose."""
+        if error is None:
+            return None
+        return msgspec.structs.replace(error, message=self._mask.text(error.message)[:_LONGEST_MESSAGE])
 
 
-def _located(base: SplitResult, location: bytes | None) -> SplitResult | str:
-    """The absolute URL that a Location leads to, or what is wrong with it."""
-    if location is None:
-        return "without a Location"
-    if len(location) > MAX_LOCATION:
-        return f"with a Location of more than {MAX_LOCATION} bytes"
-    try:
-        text = quote(location, safe="!#$%&'()*+,/:;=?@[]~-._")
-        url = urlsplit(urljoin(base.geturl(), text))._replace(fragment="")
-        host = (url.hostname or "").encode("ascii").decode()
-        if url.scheme not in _PORTS:
-            return f"leads to {url.scheme or 'no'} URL, not to http or https"
-        if not host or url.port == 0 or "%" in host:
-            return "with a Location that is no URL"
-    except ValueError:
-        return "with a Location that is no URL"
-    return url
+def _headers(target: Target, *, own: bool) -> dict[str, tuple[str, str]]:
+    """What is sent to the origin that the target names, or to others: by name in lower case, name and value."""
+    headers = {"user-agent": ("User-Agent", f"uptime-agent/{__version__}"), "accept": ("Accept", "*/*")}
+    if own and target.basic_auth is not None:
+        pair = f"{target.basic_auth.username}:{target.basic_auth.password}".encode()
+        headers["authorization"] = ("Authorization", f"Basic {base64.b64encode(pair).decode()}")
+    for name, value in target.headers.items():
+        if own or not (name.lower() in _OWN_HEADERS or isinstance(value, Secret)):
+            headers[name.lower()] = (name, value)
+    return headers
 
 
-def _origin(url: SplitResult) -> tuple[str, str, int]:
-    return url.scheme, url.hostname or "", url.port or _PORTS[url.scheme]
-
-
-def _after_see_other(method: str) -> str:
-    return "HEAD" if method == "HEAD" else "GET"
+def _http(tried: _Tried, hops: list[Hop]) -> Http | None:
+    """What a record says of the last exchange; nothing when no request was ever sent."""
+    if tried.phases.send is None and not hops:
+        return None
+    response, told = tried.response, tuple(hops) or msgspec.UNSET
+    if response is None:
+        return Http(None, None, 0, len(hops), told)
+    return Http(response.status_code, response.version, response.body_bytes, len(hops), told)
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return round(seconds * 1000, _DIGITS)

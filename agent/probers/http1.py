@@ -13,7 +13,6 @@ from agent.probers.result import ErrorCode
 MAX_HEADER_BYTES = 64 << 10  # of all headers, and of anything that is read without being understood
 MAX_HEADERS = 256
 MAX_INTERIM = 16
-MAX_LOCATION = 8 << 10
 
 
 class Failure(NamedTuple):
@@ -39,6 +38,8 @@ class Response:
         self._length: bytes | None = None
         self._chunked = False
         self._parser = httptools.HttpResponseParser(self)
+        # A bare LF ends a line for every browser, too (RFC 9112, section 2.2).
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
 
     def feed(self, data: bytes) -> None:
         """Takes what was received; bytes after a complete response are ignored."""
@@ -47,11 +48,12 @@ class Response:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self.complete = True
+            pass  # what follows a 101, which is complete with its headers
         except httptools.HttpParserError as error:
+            # Its texts are constants of llhttp: they quote nothing that was received.
             self._fail("http_protocol", f"not an HTTP/1.1 response: {error}")
         if self._unparsed > MAX_HEADER_BYTES:
-            self._fail("http_protocol", f"more than {MAX_HEADER_BYTES >> 10} KiB of headers")
+            self._fail("http_protocol", f"a line of more than {MAX_HEADER_BYTES >> 10} KiB")
 
     def feed_eof(self) -> None:
         """The stream ended: the end of a body without a length, else too early."""
@@ -106,10 +108,6 @@ class Response:
         self.status_code, self.version, self._has_headers = status, version, True
         if self._method == "HEAD" or status in (101, 204, 304):
             self.complete = True  # whatever follows is no body of it (RFC 9112, section 6.3)
-
-    def on_chunk_header(self) -> None:
-        """httptools: the size of a chunk is known."""
-        self._unparsed = 0
 
     def on_body(self, body: bytes) -> None:
         """httptools: a piece of the body."""

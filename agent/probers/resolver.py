@@ -77,7 +77,7 @@ class Resolver:
         `server`, an `address[:port]` or `[address]:port`, is asked instead of the host's files; ValueError if it is
         none. Raises `ResolveError`.
         """
-        if _is_address(name):
+        if is_address(name):
             return Resolved((name,), None)
         if known := self._known(name.lower().removesuffix("."), ip, by_files=server is None):
             return Resolved(_preferred_first(known), None)
@@ -146,7 +146,7 @@ def parse_server(text: str, port: int = 53) -> Server:
         address, _, rest = text.partition(":")
         rest = ":" + rest
     number = int(rest.removeprefix(":")) if rest.startswith(":") else port
-    if not _is_address(address) or not 0 < number < 65_536 or (rest and not rest.startswith(":")):
+    if not is_address(address) or not 0 < number < 65_536 or (rest and not rest.startswith(":")):
         raise ValueError(f"{text!r} is not the address of a DNS server")
     return address, number
 
@@ -156,7 +156,7 @@ def _hosts(text: str) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     for line in text.splitlines():
         address, *aliases = line.partition("#")[0].split() or [""]
-        if _is_address(address):
+        if is_address(address):
             for alias in aliases:
                 known = names.setdefault(alias.lower().removesuffix("."), [])
                 if address not in known:
@@ -170,7 +170,7 @@ def _resolv_conf(text: str, port: int) -> Servers:
     options: dict[str, int] = {}
     for line in text.splitlines():
         keyword, *values = line.split() or [""]
-        if keyword == "nameserver" and values and _is_address(values[0]):
+        if keyword == "nameserver" and values and is_address(values[0]):
             addresses.append((values[0], port))
         elif keyword == "options":
             named = (value.partition(":") for value in values)
@@ -182,7 +182,8 @@ def _resolv_conf(text: str, port: int) -> Servers:
     return Servers(tuple(addresses), first_retry, sends)
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Is it an IPv4 or IPv6 address, and not a name?"""
     # Most names are told from addresses by their end, which spares them ipaddress and its two exceptions.
     if ":" not in text and not text[-1:].isdigit():
         return False

@@ -1,18 +1,19 @@
 """TLS: contexts, what a failed handshake means, and the facts of a certificate, also of one that was refused."""
 
 import hashlib
-import os
 import ssl
-from functools import lru_cache
+import warnings
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from agent.config.model import TlsOptions
+from agent.config.pem import load_pair
 from agent.device.clock import stamp
 from agent.probers.result import Attribution, ErrorCode, Tls
 
 _VERSIONS = {
-    "1.0": ssl.TLSVersion.MINIMUM_SUPPORTED,
-    "1.1": ssl.TLSVersion.MINIMUM_SUPPORTED,
+    "1.0": ssl.TLSVersion.TLSv1,
+    "1.1": ssl.TLSVersion.TLSv1_1,
     "1.2": ssl.TLSVersion.TLSv1_2,
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
@@ -34,7 +35,9 @@ _PROTOCOL = {
     "RECORD_LAYER_FAILURE",
     "PACKET_LENGTH_TOO_LONG",
     "TLSV1_ALERT_PROTOCOL_VERSION",
+    "EXCESSIVE_MESSAGE_SIZE",  # a chain of certificates that is larger than OpenSSL takes (100 KiB)
 }
+_WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
 _CLIENT_CERTIFICATE = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED",
     "TLSV1_ALERT_UNKNOWN_CA",
@@ -55,49 +58,56 @@ class TlsFailure(NamedTuple):
     message: str
 
 
-@lru_cache(maxsize=256)
+_contexts: WeakValueDictionary[TlsOptions, ssl.SSLContext] = WeakValueDictionary()
+
+
 def context_of(options: TlsOptions) -> ssl.SSLContext:
-    """The context for these options, shared by all targets that have the same: one with the system's CAs costs 20 ms.
+    """The context for these options, shared by all that have the same: one with the system's CAs costs 20 ms.
 
     Raises `ssl.SSLError` and `ValueError` for PEM text that is none.
     """
-    context = ssl.create_default_context(cadata=options.ca) if options.ca else ssl.create_default_context()
+    context = _contexts.get(options)
+    if context is None:
+        context = _contexts[options] = _new_context(options)
+    return context
+
+
+def _new_context(options: TlsOptions) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=options.ca)
+    # The same verdict on every Python, 3.13 has other defaults: a private CA that leaves out what RFC 5280 wants in a
+    # certificate is fine, and so is a `ca` that is the server's own certificate, or an intermediate one.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if options.min_version in ("1.0", "1.1"):
-        # OpenSSL speaks these only below its default security level; SSLv3 stays off, and so does 1.0 for 1.1.
+        # OpenSSL speaks these only below its default security level; SSLv3 stays off.
         context.set_ciphers("DEFAULT:@SECLEVEL=0")
-        if options.min_version == "1.1":
-            context.options |= ssl.OP_NO_TLSv1
-    context.minimum_version = _VERSIONS[options.min_version]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # for 1.0 and 1.1, which somebody asked for
+        context.minimum_version = _VERSIONS[options.min_version]
     context.set_alpn_protocols(["http/1.1"])
-    context.options |= getattr(ssl, "OP_NO_RENEGOTIATION", 0)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     if not options.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if options.client_certificate is not None:
-        _load_client_certificate(context, options.client_certificate, options.client_key)
+        load_pair(context, options.client_certificate, options.client_key)
     return context
 
 
-def _load_client_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
-    """The ssl module reads these from files only; one in memory keeps the key off the disk."""
-    file = os.memfd_create("client-certificate")
-    try:
-        with open(file, "w", closefd=False) as memory:
-            memory.write(f"{certificate}\n{key or ''}\n")
-        context.load_cert_chain(f"/proc/self/fd/{file}")
-    finally:
-        os.close(file)
-
-
-def failure_of(error: ssl.SSLError) -> TlsFailure:
-    """What an error of the handshake, or an alert after it, means."""
+def failure_of(error: ssl.SSLError, *, certificate_came: bool) -> TlsFailure:
+    """What an error of the handshake, or an alert after it, means. `certificate_came`: the server's."""
     if isinstance(error, ssl.SSLCertVerificationError):
         code = _VERIFY_CODES.get(error.verify_code, "tls_untrusted")
         return TlsFailure(code, "target", f"the certificate was refused: {error.verify_message}")
     reason = error.reason or "unknown"
     told = f"TLS failed: {reason.lower().replace('_', ' ')}"
-    if reason in _CLIENT_CERTIFICATE:
+    # TLS 1.2 has no alert of its own for a missing client certificate. Once a server has shown its own certificate,
+    # there is hardly anything else left for which it sends this one.
+    missing = reason == "SSLV3_ALERT_HANDSHAKE_FAILURE" and certificate_came
+    if missing or reason in _CLIENT_CERTIFICATE:
         return TlsFailure("tls_client_cert", "target", f"the server wants another client certificate: {told}")
+    if reason in _WEAK:
+        return TlsFailure("tls_untrusted", "target", told)
     if reason in _PROTOCOL:
         return TlsFailure("tls_protocol", "target", told)
     return TlsFailure("tls_handshake", "target", told)
