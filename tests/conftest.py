@@ -1,0 +1,32 @@
+"""What tests of several parts share: a real Apache Kafka."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kafka import Broker, CannotStart
+
+FIRST_START = 300  # seconds; a machine's first start fetches Apache Kafka
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who asks for the broker needs Apache Kafka, and the time to start it."""
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker("kafka")
+            item.add_marker(pytest.mark.timeout(FIRST_START))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real Apache Kafka for the whole run. Without Java and Maven its tests are skipped, but fail with CI=true."""
+    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    try:
+        broker.start()
+    except CannotStart as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"no Apache Kafka: {error}")
+        pytest.skip(f"no Apache Kafka: {error}")
+    yield broker
+    broker.close()
