@@ -10,21 +10,20 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agent.config.model import Kafka
-from agent.delivery.kafka import DeliveryError, read
-from agent.watch import watch
-
 EXAMPLE = Path(__file__).parent.parent / "examples" / "demo.yaml"
+BROKER = "127.0.0.1:9092"  # as the example has it
 SECONDS = 15.0  # how long it runs when nobody is there to end it
 STOP_SECONDS = 12.0  # the agent's own stop takes at most 10
 LOG_LINES = 30  # of the agent's log that are shown when it failed
@@ -33,7 +32,7 @@ OF_URLS = """\
 agent: {{id: demo-agent}}
 location: {{id: here}}
 kafka:
-  bootstrap_servers: [127.0.0.1:9092]
+  bootstrap_servers: [{broker}]
 status: {{listen: off}}
 defaults: {{interval: 5s, timeout: 5s}}
 targets:
@@ -56,6 +55,8 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
+    from agent.delivery.kafka import DeliveryError  # takes its time to load, in which a signal is already heard
+
     try:
         with tempfile.TemporaryDirectory(prefix="uptime-agent-demo-") as name:
             demo(Path(name), urls, stop)
@@ -70,29 +71,44 @@ def main() -> int:
 
 def demo(directory: Path, urls: list[str], stop: threading.Event) -> None:
     """Starts everything, shows results until `stop`, and ends everything. Raises `DemoError`."""
+    from agent.config.model import Kafka
+    from agent.delivery.kafka import read
+    from agent.watch import watch
+
     live, log = sys.stdout.isatty(), directory / "agent.log"
     with sites(directory) as addresses:
         config = directory / "config.yaml"
-        targets = "\n".join(f"  - {json.dumps(url, ensure_ascii=False)}" for url in urls)
-        text = OF_URLS.format(targets=targets) if urls else EXAMPLE.read_text()
-        config.write_text(re.sub(r"127\.0\.0\.1:\d+", lambda found: addresses[found[0]], text))
+        config.write_text(of_urls(urls, addresses) if urls else filled_in(EXAMPLE.read_text(), addresses))
         with agent(config, log) as process:
             print(explanation(urls, live), flush=True)
             # The reader may come before the agent has written anything.
-            kafka = Kafka((addresses["127.0.0.1:9092"],), properties={"allow.auto.create.topics": "true"})
+            kafka = Kafka((addresses[BROKER],), properties={"allow.auto.create.topics": "true"})
             values = read(kafka, kafka.topic, since=60.0)
             watch(while_it_runs(values, process, log, stop, live), live=live, as_json=False)
 
 
+def filled_in(example: str, addresses: dict[str, str]) -> str:
+    """The example with the addresses that hold now."""
+    return re.sub(r"127\.0\.0\.1:\d+", lambda found: addresses[found[0]], example)
+
+
+def of_urls(urls: list[str], addresses: dict[str, str]) -> str:
+    """A configuration that measures `urls`; JSON's strings are YAML's."""
+    targets = "\n".join(f"  - {json.dumps(url, ensure_ascii=False)}" for url in urls)
+    return OF_URLS.format(broker=addresses[BROKER], targets=targets)
+
+
 def explanation(urls: list[str], live: bool) -> str:
     """What a person is about to see, in two sentences."""
-    what = "what you named, every five seconds" if urls else "sample sites on this machine, every two seconds"
+    what = "what you named every five seconds" if urls else "sample sites on this machine every two seconds"
     why = "" if urls else " (some sites are broken on purpose)"
     end = "Ctrl-C ends it" if live else f"it ends after {SECONDS:.0f} s"
-    return (
-        f"An agent now measures {what}, and writes each result to Kafka, a log that any number of programs can read.\n"
-        f"What follows was read back from that log{why}; {end}, and nothing stays behind.\n"
+    sentences = (
+        f"An agent now measures {what} and writes each result to Kafka, a log that any number of programs can read.",
+        f"What follows was read back from that log{why}; {end}, and nothing stays behind.",
     )
+    width = min(shutil.get_terminal_size().columns, 100)
+    return "\n".join(textwrap.fill(sentence, width) for sentence in sentences) + "\n"
 
 
 @contextlib.contextmanager
@@ -123,6 +139,8 @@ def sites(directory: Path) -> Iterator[dict[str, str]]:
 def agent(config: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The real `uptime-agent run`, as a device would run it."""
     command = [str(Path(sys.executable).with_name("uptime-agent")), "run", "--config", str(config)]
+    if shutil.which("setpriv"):
+        command = ["setpriv", "--pdeathsig", "TERM", *command]  # it ends even if this process is killed
     environment = {**os.environ, "STATE_DIRECTORY": str(config.with_name("state"))}
     with (
         log.open("w") as output,

@@ -69,7 +69,7 @@ async def serve(broker: str, directory: Path) -> None:
     addresses = {
         "9092": broker,
         "8441": good,
-        "8082": await listen(partial(ok, 0.6)),
+        "8082": await listen(partial(ok, 0.5)),
         "8083": await listen(partial(answer, f"302 Found\r\nLocation: https://{good}/", "", 0)),
         "8084": await listen(partial(answer, "500 Internal Server Error", "", 0)),
         "8445": await listen(partial(ok, 0), certified(authority, timedelta(days=-1))),

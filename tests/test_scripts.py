@@ -1,0 +1,296 @@
+"""The scripts as a person runs them: what they print, how they end, and that nothing stays behind."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "scripts" / "demo"
+# Making an environment takes minutes on a small device with a slow line.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(not shutil.which("flock"), reason="needs bash and flock")]
+
+# What each sample site of examples/demo.yaml is bound to give.
+VERDICTS = {
+    "good": ("up", "-"),
+    "slow": ("up", "-"),
+    "moved": ("up", "-"),
+    "broken": ("down", "status_mismatch"),
+    "expired": ("down", "tls_cert_expired"),
+    "refused": ("down", "connect_refused"),
+    "silent": ("down", "http_timeout_headers"),
+}
+
+
+def files(checkout):
+    """All that is in a checkout, save what the tools of whoever runs these tests keep there."""
+    found = set()
+    for where, directories, names in os.walk(checkout):
+        directories[:] = [name for name in directories if name[0] != "." and name not in ("__pycache__", "tests")]
+        found |= {os.path.join(where, name) for name in (*directories, *names)}
+    return found
+
+
+def processes(mark):
+    """Ids of the processes that have `mark` in their environment."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                found.add(int(process.name))
+    return found - {os.getpid()}
+
+
+class Behind:
+    """An environment for a script, in which whatever it leaves behind is found."""
+
+    def __init__(self, directory):
+        self.mark = f"UPTIME_AGENT_TEST={secrets.token_hex(8)}"
+        self.temporary = directory / "temporary"
+        self.temporary.mkdir()
+        self.files = files(ROOT)
+        name, _, value = self.mark.partition("=")
+        self.environment = {**os.environ, name: value, "TMPDIR": str(self.temporary)}
+
+    def assert_no_process(self):
+        until = time.monotonic() + 15
+        while processes(self.mark) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not processes(self.mark)
+
+    def assert_nothing(self):
+        self.assert_no_process()
+        assert not list(self.temporary.iterdir())
+        assert not files(ROOT) - self.files
+
+
+@pytest.fixture
+def behind(tmp_path):
+    """Asserts at the end that no process, no temporary file, and no new file in the checkout is left."""
+    behind = Behind(tmp_path)
+    yield behind
+    behind.assert_nothing()
+
+
+@contextlib.contextmanager
+def demo(behind, *arguments):
+    """The demo with its output in a pipe, begun; its environment is made before, so that times mean something."""
+    subprocess.run([DEMO, "--help"], env=behind.environment, check=True, capture_output=True)
+    with subprocess.Popen(
+        [DEMO, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=behind.environment,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def results(output):
+    """Target → what its lines say of verdict and code."""
+    found = {}
+    for line in output.splitlines():
+        if re.match(r"\d{4}-\d\d-\d\dT", line):
+            _, target, status, code, *_ = line.split()
+            found.setdefault(target, set()).add((status, code))
+    return found
+
+
+def test_demo_without_a_terminal(behind, tmp_path):
+    """Every sample site has its verdict and code, read back from Kafka; after 15 s it ends by itself, in good order.
+
+    A second one beside it that is killed takes its agent, sites and broker along; only its temporary files stay.
+    """
+    (tmp_path / "another").mkdir()
+    killed = Behind(tmp_path / "another")
+    with demo(behind) as process:
+        started = time.monotonic()
+        with demo(killed) as another:
+            while " up " not in another.stdout.readline():
+                assert another.poll() is None
+        killed.assert_no_process()
+        assert len(list(killed.temporary.iterdir())) == 1
+        output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert time.monotonic() - started > 14
+    found = results(output)
+    assert found.keys() == VERDICTS.keys()
+    assert {target: verdict for target, verdict in VERDICTS.items() if verdict not in found[target]} == {}
+    explained = " ".join(output.split("\n\n")[0].split())
+    assert "writes each result to Kafka, a log that any number of programs can read" in explained
+    assert "nothing stays behind" in explained
+
+
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        pytest.param(number, when, id=f"{number.name} {when}")
+        for number, when in (
+            (signal.SIGINT, "at once"),
+            (signal.SIGTERM, "at once"),
+            (signal.SIGTERM, "while starting"),
+            (signal.SIGINT, "while measuring"),
+        )
+    ],
+)
+def test_demo_ends_on_a_signal(behind, number, when):
+    """A signal at any moment ends it within seconds, without a complaint."""
+    with demo(behind) as process:
+        if when == "while starting":
+            time.sleep(0.6)
+        elif when == "while measuring":
+            while " up " not in process.stdout.readline():
+                assert process.poll() is None
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    # Before the demo has begun, the shell or the interpreter dies of the signal as any program does.
+    assert process.returncode == 0 or (when != "while measuring" and process.returncode in (-number, 128 + number, 1))
+    assert process.returncode or errors == ""
+
+
+def test_demo_of_a_url(behind):
+    """Named addresses are measured instead of the sample sites."""
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/missing"
+        try:
+            with demo(behind, url) as process:
+                while url not in (line := process.stdout.readline()):
+                    assert process.poll() is None
+                process.terminate()
+                process.communicate(timeout=30)
+        finally:
+            server.shutdown()
+    assert results(line) == {url: {("down", "status_mismatch")}}
+    assert process.returncode == 0
+
+
+def test_demo_of_what_is_no_url(behind):
+    """When the agent does not start, the demo says why in the agent's own words, and fails."""
+    with demo(behind, "gopher://example.com/") as process:
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert not results(output)
+    assert "the agent ended, with exit status 1; its log:" in errors
+    assert "gopher" in errors
+    assert "Traceback" not in errors
+
+
+def test_demo_on_a_terminal(behind):
+    """A live table of all sites until Ctrl-C, which gives the cursor back."""
+    behind.environment |= {"TERM": "xterm-256color", "LINES": "40", "COLUMNS": "100"}
+    subprocess.run([DEMO, "--help"], env=behind.environment, check=True, capture_output=True)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(DEMO, [str(DEMO)], behind.environment)
+    screen = ""
+    while not all(re.search(rf"{target} .*({verdict})", screen) for target, (verdict, _) in VERDICTS.items()):
+        screen += os.read(terminal, 65_536).decode(errors="replace")
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while data := os.read(terminal, 65_536):
+            screen += data.decode(errors="replace")
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert "Ctrl-C ends it" in screen
+    assert all(target in screen for target in VERDICTS)
+    assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
+    assert "Traceback" not in screen
+
+
+def test_a_part_of_the_tests(behind):
+    """`./scripts/test PATH -k WORD` runs just that, its last line is pytest's summary, and its exit status pytest's."""
+    command = [ROOT / "scripts" / "test", "tests/test_layers.py", "-k", "short"]
+    done = subprocess.run(command, env=behind.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"1 passed, \d+ deselected in", done.stdout.splitlines()[-1])
+    command[-1] = "nothing_is_called_so"
+    done = subprocess.run(command, env=behind.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+
+
+PYPROJECT = """\
+[build-system]
+requires = ["hatchling>=1.25"]
+build-backend = "hatchling.build"
+[project]
+name = "tiny"
+version = "1"
+[dependency-groups]
+tiny = []
+[tool.hatch.build.targets.wheel]
+packages = ["tiny"]
+"""
+
+
+def test_environments(tmp_path, behind):
+    """Two at the same time make one; half-made and old ones go, those in use or of other checkouts stay."""
+    checkout, environments = tmp_path / "checkout", tmp_path / "cache" / "uptime-agent" / "environments"
+    for directory in ("scripts", "tiny"):
+        (checkout / directory).mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "environment", checkout / "scripts")
+    (checkout / "pyproject.toml").write_text(PYPROJECT)
+    before = files(checkout)
+    for name, of in {"old": checkout, "used": checkout, "gone": tmp_path / "gone", "other": ROOT, "half": None}.items():
+        (environments / f"tiny-{name}").mkdir(parents=True)
+        if of is not None:
+            (environments / f"tiny-{name}" / "complete").write_text(f"{of}\n")
+    behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+
+    def begin():
+        script = '. scripts/environment; environment tiny; "$python" -c "print(7)"; echo "$environment"'
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(["bash", "-c", script], cwd=checkout, env=behind.environment, **pipes)
+
+    def told(process):
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        seven, environment = output.splitlines()
+        assert seven == "7"
+        return Path(environment), "making an environment" in errors
+
+    with (environments / "tiny-used" / "complete").open() as used:
+        fcntl.flock(used, fcntl.LOCK_SH)
+        first, second = [told(process) for process in [begin(), begin()]]
+    assert first[0] == second[0]
+    assert {first[1], second[1]} == {False, True}
+    assert {each.name for each in environments.iterdir()} == {".lock", "tiny-used", "tiny-other", first[0].name}
+    assert told(begin()) == (first[0], False)
+    assert {each.name for each in environments.iterdir()} == {".lock", "tiny-other", first[0].name}
+    assert files(checkout) == before
+
+
+def test_an_interrupted_environment(tmp_path, behind):
+    """A signal while an environment is made leaves nothing of it, and ends what was making it."""
+    behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    with subprocess.Popen([DEMO], env=behind.environment, stderr=subprocess.PIPE, text=True) as process:
+        assert "making an environment" in process.stderr.readline()
+        time.sleep(0.5)
+        process.terminate()
+    assert process.returncode == 143
+    behind.assert_nothing()
+    assert [each.name for each in (tmp_path / "cache" / "uptime-agent" / "environments").iterdir()] == [".lock"]
