@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
@@ -123,7 +123,7 @@ def consume(address: str, topic: str, count: int | None = None, timeout: float =
         arrived: dict[int, list[Arrived]] = {partition: [] for partition in partitions}
         ends = {}
         for partition in partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout)
+            low, high = _bounds(consumer, TopicPartition(topic, partition), limit)
             if high > low:
                 ends[partition] = high
         consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
@@ -140,6 +140,18 @@ def consume(address: str, topic: str, count: int | None = None, timeout: float =
     assert not ends or count is not None, f"{topic}: {len(records)} records and not all after {timeout} s"
     assert count is None or len(records) >= count, f"{topic}: {len(records)} of {count} records after {timeout} s"
     return records
+
+
+def _bounds(consumer: Consumer, partition: TopicPartition, limit: float) -> tuple[int, int]:
+    """Its first and next offset; a partition that is new, or whose broker came back, has no leader for a moment."""
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(partition, timeout=limit - time.monotonic())
+            return low, high
+        except KafkaException:
+            if time.monotonic() >= limit:
+                raise
+            time.sleep(0.1)
 
 
 def _end_with_parent() -> None:

@@ -38,7 +38,7 @@ class AgentProcess:
         for line in self._process.stderr:
             self.log += line
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def says(self, pattern: str, times: int = 1) -> None:
@@ -83,6 +83,27 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         text=True,
         timeout=LONG,
     )
+
+
+def first_line(*arguments: str) -> str:
+    """The first line that a command without an end of its own prints; then it is told to end."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "agent", *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    timer = threading.Timer(LONG, process.kill)
+    timer.start()
+    assert process.stdout is not None
+    try:
+        return process.stdout.readline()
+    finally:
+        timer.cancel()
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        process.stdout.close()
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> None:

@@ -12,7 +12,8 @@ import trustme
 
 
 class Site(ThreadingHTTPServer):
-    """Answers `/N` with status N, `/slow` after half a second, `/to/URL` with a redirect, all else with 200."""
+    """Answers `/N` with status N, `/slow` after half a second, `/to/URL` with a redirect, `/echo` with one
+    that has the header X-Own in it, all else with 200."""
 
     daemon_threads = True
 
@@ -33,16 +34,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, dict(self.headers)))
-        status = 200
+        status, location = 200, ""
         if self.path[1:4].isdigit():
             status = int(self.path[1:4])
         elif self.path.startswith("/slow"):
             time.sleep(0.5)
         elif self.path.startswith("/to/"):
-            status = 302
+            status, location = 302, self.path[4:]
+        elif self.path == "/echo":
+            status, location = 302, f"/echoed?x={self.headers['X-Own']}"
         self.send_response(status)
         if status == 302:
-            self.send_header("Location", self.path[4:])
+            self.send_header("Location", location)
         self.send_header("Content-Length", "5")
         self.end_headers()
         self.wfile.write(b"hello")
