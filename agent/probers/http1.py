@@ -38,8 +38,8 @@ class Response:
         self._length: bytes | None = None
         self._chunked = False
         self._parser = httptools.HttpResponseParser(self)
-        # A bare LF ends a line for every browser, too (RFC 9112, section 2.2).
-        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+        # As browsers have it: a bare LF ends a line of the head (RFC 9112, section 2.2), chunk sizes may be padded.
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
 
     def feed(self, data: bytes) -> None:
         """Takes what was received; bytes after a complete response are ignored."""
@@ -84,7 +84,7 @@ class Response:
         elif lower == b"transfer-encoding" and not self._has_headers:
             self._chunked = value.lower().rpartition(b",")[2].strip() == b"chunked"
         elif lower == b"location" and self.location is None and not self._has_headers:
-            self.location = value
+            self.location = value.rstrip(b" \t")
 
     def on_headers_complete(self) -> None:
         """httptools: the head of a response, interim ones included."""
