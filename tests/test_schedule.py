@@ -1,6 +1,7 @@
 """Each target is measured on its own grid; none disturbs another; what could not be measured is told."""
 
 import asyncio
+import itertools
 import time
 
 import msgspec
@@ -82,7 +83,7 @@ async def scheduler(outcomes):
 
 
 def steps(moments):
-    return [round((b - a) / INTERVAL, 6) for a, b in zip(moments, moments[1:], strict=False)]
+    return [round((b - a) / INTERVAL, 6) for a, b in itertools.pairwise(moments)]
 
 
 def test_phases_are_spread_and_stable():
