@@ -5,7 +5,7 @@ A struct is read as a dict of the fields that were written, so that defaults can
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from difflib import get_close_matches
 from functools import lru_cache
 from types import UnionType
@@ -74,6 +74,12 @@ def rules(kind: type[msgspec.Struct]) -> Mapping[str, Rule]:
     return {field: rule_of(hints[field]) for field in kind.__struct_fields__ if field not in NOT_WRITTEN}
 
 
+@lru_cache(maxsize=64)
+def required(kind: type[msgspec.Struct]) -> Set[str]:
+    """The fields of a struct that have no default."""
+    return {field.name for field in msgspec.structs.fields(kind) if field.required}
+
+
 def rule_of(hint: Any) -> Rule:
     """The rule in a type annotation; `| None` only means that it may be left out."""
     if get_origin(hint) is Annotated:
@@ -98,10 +104,9 @@ class Reader:
         Raises `Rejected` when it is no mapping.
         """
         found = self.known_fields(entries(place, self.problems), rules(kind))
-        for field in msgspec.structs.fields(kind):
-            if field.required and field.name not in found:
-                self.problems.note(place.mark, f"{place.key}.{field.name}", "is missing; write it")
-                found[field.name] = None
+        for name in required(kind) - found.keys():
+            self.problems.note(place.mark, f"{place.key}.{name}", "is missing; write it")
+            found[name] = None
         return found
 
     def known_fields(self, written: Iterable[Entry], known: Mapping[str, Rule]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 from agent.config import Config, ConfigError, load
 
@@ -60,3 +61,15 @@ def target(load_text) -> Callable[..., object]:
         return only
 
     return of
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """A certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def certificate(authority) -> trustme.LeafCert:
+    """A certificate of `authority`."""
+    return authority.issue_cert("client.example")
