@@ -166,10 +166,10 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if isinstance(exc, TimeoutError):
             self.time_out()
-        elif isinstance(exc, OSError):
+        elif isinstance(exc, OSError) and not isinstance(exc, BrokenPipeError):
             self.fail(*_failure_of(exc, self._address))
         else:
-            self._peer_ended()
+            self._peer_ended()  # also before we wrote: that is what EPIPE says
 
     def resume_writing(self) -> None:
         if self._sent is None and self._request == b"":
