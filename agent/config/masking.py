@@ -11,11 +11,15 @@ from agent.config.model import Secret
 
 MASK = "***"
 SHORTEST = 4  # characters of a secret that is looked for within other text; a shorter one would mask half the words
+LONGEST_WITH_PARTS = 8 << 10  # characters of a secret that is also looked for in parts
 
 _SECRET_NAME = re.compile(
     r"pass|pwd|secret|token|auth|credential|session|cookie|jwt|bearer|(?:^|[^a-z])sig(?:nature)?$|(?:^|[^a-z]|api|access)key(?:\.pem)?$",
     re.IGNORECASE,
 )
+
+_SCHEME = re.compile(r"[A-Za-z+]+://")
+_PART = re.compile(r"(?:^[A-Za-z-]+ +|=)([^\s;,=\"]{8,})")  # the token of `Bearer token`, the value of `name=value`
 
 
 def is_secret_name(name: str) -> bool:
@@ -30,6 +34,17 @@ def mask_url(url: str, *, all_values: bool = False) -> str:
     return SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, "").geturl()
 
 
+def mask_malformed(text: str) -> str:
+    """The same for a text that may be no URL: all that could be meant as userinfo, query or fragment is masked."""
+    start = _SCHEME.match(text)
+    scheme, rest = (start[0], text[start.end() :]) if start else ("", text)
+    head, query = re.split(r"(?=[?#])", rest, maxsplit=1) if re.search(r"[?#]", rest) else (rest, "")
+    if "@" in query:  # a password can have a question mark in it
+        return f"{scheme}{MASK}"
+    host = f"{MASK}@{head.rpartition('@')[2]}" if "@" in head else head
+    return f"{scheme}{host}{query[:1]}{MASK if query[1:] else ''}"
+
+
 def _mask_parameter(parameter: str, all_values: bool) -> str:
     name, equals, value = parameter.partition("=")
     if value and (all_values or is_secret_name(name)):
@@ -40,7 +55,8 @@ def _mask_parameter(parameter: str, all_values: bool) -> str:
 class Mask:
     """Masks the secrets that stand anywhere in `configured`, such as a target, wherever they come up in other text.
 
-    Of a URL that is a secret, these are also what follows its host, and the values of its query that are secret.
+    Of `Bearer token` or `name=value` these are also the token and the value; of a URL what follows its host, and the
+    values of its query that are secret.
     """
 
     def __init__(self, configured: Any) -> None:
@@ -60,6 +76,8 @@ class Mask:
 def _secrets(value: Any) -> Iterator[Secret]:
     if isinstance(value, Secret):
         yield value
+        if len(value) <= LONGEST_WITH_PARTS:
+            yield from map(Secret, _PART.findall(value))
         if "://" in value:
             yield from _secrets_of_url(value)
     elif isinstance(value, msgspec.Struct):

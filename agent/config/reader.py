@@ -29,7 +29,7 @@ from msgspec import Meta
 from agent.config import forms
 from agent.config.document import Entry, Place, entries, items
 from agent.config.kafka_properties import owned
-from agent.config.masking import is_secret_name
+from agent.config.masking import is_secret_name, mask_malformed
 from agent.config.model import Secret
 from agent.config.problems import Problems, Rejected, quoted
 from agent.config.secrets import KINDS, NOT_OPENED, Sources
@@ -46,8 +46,6 @@ _SCALARS: dict[type, Callable[[str], Any]] = {
     str: str,
 }
 NOT_WRITTEN = {"shown_url", "digest", "notes"}  # fields of the model that are made, not read
-_USERINFO = re.compile(r"^([A-Za-z+]+://)?.*@", re.DOTALL)
-_QUERY = re.compile(r"(?<=[?#]).+", re.DOTALL)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -190,8 +188,7 @@ class Reader:
             if isinstance(text, Secret):
                 why = ", as it has more than one line" if "\n" in text else ""
                 self.reject(place, f"is a secret that cannot be a value of this key{why}; look at what it holds")
-            shown = _QUERY.sub("***", _USERINFO.sub(r"\1***@", text))
-            self.reject(place, f"{quoted(shown)} {error}")
+            self.reject(place, f"{quoted(mask_malformed(text))} {error}")
         return Secret(value) if isinstance(text, Secret) and isinstance(value, str) else value
 
     def _bounded(self, place: Place, rule: Rule, text: str, value: Any) -> Any:
