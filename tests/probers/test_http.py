@@ -438,6 +438,7 @@ async def test_second_family_after_a_black_hole(tmp_path):
     hosts.write_text("127.0.0.1 both.example\n::1 both.example\n")
     async with site(answers(OK), "::1") as there:
         with socket.socket() as full:
+            full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             full.bind(("127.0.0.1", there.port))
             full.listen(0)
             fillers = [await filler("127.0.0.1", there.port) for _ in range(3)]
