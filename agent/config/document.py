@@ -114,7 +114,8 @@ def parse(file: str, data: bytes, problems: Problems) -> Place | None:
         problems.note(_mark(file, data, error.start), "", "is not UTF-8 text; save the file in that encoding")
     except yaml.MarkedYAMLError as error:
         at, why = _explained(error)
-        problems.note(Mark(file, at.line + 1, at.column + 1) if at else Mark(file), "", f"is not valid YAML: {why}")
+        mark, end = Mark(file, at.line + 1, at.column + 1) if at else Mark(file), _mark(file, data, len(data.rstrip()))
+        problems.note(min(mark, end), "", f"is not valid YAML: {why}")  # libyaml's end of a file is a line further
     except yaml.reader.ReaderError as error:
         told = "is not valid YAML: a control character; remove it"
         problems.note(_mark(file, data, error.position), "", told)

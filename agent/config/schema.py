@@ -23,14 +23,20 @@ _SOURCES = [
 _TEXT_OR_SECRET = {"anyOf": [_TEXT, *_SOURCES]}
 _SCALARS: dict[Any, dict[str, Any]] = {
     bool: {"enum": [True, False, "true", "false", "yes", "no", "on", "off"]},
-    int: {"type": ["integer", "string"]},
-    float: {"type": ["number", "string"]},
+    int: {"type": ["integer", "string"], "pattern": r"^[-+]?\d+$"},
+    float: {"type": ["number", "string"], "pattern": r"^[-+]?\d+(\.\d+)?([eE][-+]?\d+)?$"},
 }
+_URL = {"type": "string", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}
 _FORMS: dict[str, dict[str, Any]] = {
     "duration": {"type": ["string", "number"], "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$", "minimum": 0},
     "size": {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?(B|KiB|MiB|GiB|TiB)?$", "minimum": 0},
     "workers": {"anyOf": [{"enum": ["auto"]}, {"type": ["integer", "string"], "minimum": 1}]},
     "pem": {"anyOf": [{"type": "string"}, *_SOURCES]},
+    "url": {"anyOf": [_URL, *_SOURCES]},
+}
+_ITEMS: dict[str, dict[str, Any]] = {
+    "urls": {"anyOf": [_URL, *_SOURCES]},
+    "statuses": {"anyOf": [{"type": ["string", "integer"], "pattern": r"^[1-9]\d\d(\s*-\s*[1-9]\d\d)?$"}, *_SOURCES]},
 }
 _PAIRS = ("labels", "headers", "properties")
 
@@ -44,7 +50,7 @@ def config_schema() -> dict[str, Any]:
     apart = {
         "defaults": defaults | {"description": "Any option of a target but id and url, for all targets."},
         "include": _list({"type": "string"}, 0) | {"description": "Files with a list of targets each; patterns."},
-        "targets": {"type": ["array", "null"], "items": {"anyOf": [{"type": "string"}, target]}},
+        "targets": {"type": ["array", "null"], "items": {"anyOf": [_URL, target]}},
     }
     assert apart.keys() == set(APART)
     schema["properties"] |= apart
@@ -83,7 +89,7 @@ def _plain(rule: Rule) -> dict[str, Any]:
     if form in _PAIRS:
         return {"type": "object", "maxProperties": MOST_PAIRS, "additionalProperties": _TEXT_OR_SECRET}
     if get_origin(base) is tuple:
-        return _list(_TEXT_OR_SECRET, rule.get("min_length") or 0)
+        return _list(_ITEMS.get(form, _TEXT_OR_SECRET), rule.get("min_length") or 0)
     if get_origin(base) is Literal:
         return {"enum": [each for choice in get_args(base) for each in _as_yaml(choice)]}
     if base in _SCALARS:

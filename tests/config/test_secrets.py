@@ -1,6 +1,7 @@
 """Secrets come from files, the environment and credentials, and are never shown: not even when they are no good."""
 
 import os
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -80,6 +81,9 @@ BROKEN = [
     "targets: ['https://a.example/', \"HERE]",
     "targets: [HERE: HERE: x]",
 ]
+# All in which the secret stands between quotes, so that it ends nothing for YAML.
+QUOTED = [template.replace(" HERE", " 'HERE'") for template in [*INLINE, *WHOLE, *BROKEN] if ": HERE: " not in template]
+QUOTED = [template for template in QUOTED if re.search("""['"][^'"]*HERE[^'"]*['"]""", template)]
 
 
 @pytest.fixture(autouse=True)
@@ -152,12 +156,12 @@ def test_a_secret_where_none_belongs(key, source, load_text):
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     secret=st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=6, max_size=20),
-    template=st.sampled_from([*INLINE, *WHOLE, *BROKEN]),
+    template=st.sampled_from(QUOTED),
 )
 def test_any_text_can_be_a_secret(secret, template, load_text):
     """Whatever a secret is made of, neither a good configuration nor a problem shows it."""
     needle = f"{NEEDLE}{secret.replace(chr(39), '')}{NEEDLE}"  # a quote would end the text that it stands in
-    if template.startswith('targets: [{url: "'):
+    if '"HERE' in template:
         needle = needle.replace("\\", "").replace('"', "")
     config, problems = outcome(load_text, placed(template, needle))
     assert NEEDLE not in problems
