@@ -18,7 +18,11 @@ def destination(base: str, location: bytes | None) -> SplitResult:
         raise ValueError(f"with a Location of more than {LONGEST_LOCATION >> 10} KiB")
     try:
         # Servers send spaces and UTF-8 as they are; what is quoted already stays.
-        url = urlsplit(urljoin(base, quote(location, safe="!#$%&'()*+,/:;=?@[]~-._")))._replace(fragment="")
+        text = quote(location, safe="!#$%&'()*+,/:;=?@[]~-._")
+        parts = urlsplit(text)
+        if parts.scheme in PORTS and not parts.netloc:  # which urljoin would take from `base`
+            raise ValueError
+        url = urlsplit(urljoin(base, text))._replace(fragment="")
         host, port = url.hostname or "", url.port
     except ValueError:
         raise ValueError("with a Location that is no URL") from None
