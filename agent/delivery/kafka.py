@@ -4,12 +4,11 @@ The producer is called on the loop: `produce` and `poll(0)` do not block. librdk
 itself (`message.timeout.ms` 0); the queue owns retrying.
 """
 
-import functools
+import contextlib
 import logging
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -26,6 +25,7 @@ from confluent_kafka import (
 from agent.config.model import Kafka
 from agent.delivery.forwarder import Fate, Report
 from agent.delivery.queue import Record
+from agent.delivery.sparing import SparingLog
 from agent.device.clock import Clock, boottime
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,10 @@ DEFAULTS: dict[str, Any] = {
     "socket.timeout.ms": 10_000,
     "socket.connection.setup.timeout.ms": 10_000,
     "socket.keepalive.enable": True,
-    "topic.metadata.propagation.max.ms": 5_000,  # how long an unknown topic is waited for before it is told
+    "topic.metadata.propagation.max.ms": 3_000,  # how long an unknown topic is waited for before it is told
 }
-SAY_AGAIN = 60.0  # seconds between two log lines of the same kind of trouble
+REMAKE = 5.0  # seconds between two producers
+UNSTAMPED_SECONDS = 600.0  # that records go without a stamp after one was refused
 UNREACHABLE = 10.0  # seconds after which a reader gives up
 UNSTAMPED = 1_000  # records of a partition that a reader looks at when none is young enough by its stamp
 
@@ -64,7 +65,6 @@ _RECORD_REFUSED = {
     KafkaError._INVALID_ARG: "record_invalid",
     KafkaError.INVALID_MSG: "record_invalid",
     KafkaError.INVALID_RECORD: "record_invalid",
-    KafkaError.INVALID_TIMESTAMP: "record_invalid",
 }
 
 
@@ -84,68 +84,133 @@ class KafkaSink:
     def __init__(self, kafka: Kafka, agent_id: str, clock: Clock) -> None:
         self._agent_id = agent_id.encode()
         self._clock = clock
-        self._said: dict[object, float] = {}
+        self._trouble = SparingLog(log)
         self._properties = _properties(kafka, DEFAULTS) | OWNED
-        self._reports: deque[Report] = deque()
-        self._outstanding: dict[tuple[str, int], Record] = {}
-        self._producer = self._new_producer()
+        self._blocks: list[_Block] = []  # on their way
+        self._stamp_from = 0.0  # boot time
+        self._made = boottime()
+        self._producer: Producer | None = self._new_producer()
 
     def send(self, records: Sequence[Record]) -> None:
-        """Hands records to librdkafka; what it does not take is reported at once."""
+        """Hands records of one topic to librdkafka."""
+        block = _Block(records)
+        self._blocks.append(block)
+        if self._producer is None:
+            block.fail(records, KafkaError(KafkaError._FATAL))
+            return
         # 0 is the wall clock now, -1 none: with a wrong one the broker refuses the batch, or its retention deletes it.
-        timestamp = 0 if self._clock.state().synchronized else -1
-        for record in records:
+        timestamp = 0 if self._clock.state().synchronized and boottime() >= self._stamp_from else -1
+        for at, record in enumerate(records):
             try:
                 self._producer.produce(
                     record.topic,
                     record.value,
                     self._agent_id,
                     headers=[("content-type", b"application/json"), ("id", record.id.encode())],
-                    on_delivery=functools.partial(self._delivered, record),
+                    on_delivery=block.delivered,
                     timestamp=timestamp,
                 )
-                self._outstanding[record.topic, record.seq] = record
             except BufferError:
-                self._reports.append(Report(record, "again", "the producer's queue is full"))
+                # Nor the rest, or it would overtake this one.
+                block.fail(records[at:], KafkaError(KafkaError._QUEUE_FULL))
+                break
             except KafkaException as error:
-                self._reports.append(_report(record, error.args[0]))
+                block.fail([record], error.args[0])
 
     def poll(self) -> list[Report]:
-        """Delivery reports since the last call. A producer that librdkafka declared dead is replaced."""
-        try:
-            self._producer.poll(0)
-        except KafkaException as error:
-            self._say("fatal", logging.ERROR, f"the Kafka producer failed and is replaced: {error.args[0].str()}")
-            _end(self._producer)
-            self._producer = self._new_producer()
-            self._reports.extend(Report(record, "again", "fatal") for record in self._outstanding.values())
-            self._outstanding.clear()
-        reports = list(self._reports)
-        self._reports.clear()
+        """What became of records since the last call. A producer that librdkafka declared dead is replaced."""
+        if self._producer is None:
+            self._remake()
+        else:
+            try:
+                self._producer.poll(0)
+            except KafkaException as error:
+                self._bury(error.args[0])
+        reports = [report for block in self._blocks for report in block.reports(self._fate)]
+        self._blocks = [block for block in self._blocks if block.left]
         return reports
 
     def close(self) -> None:
-        """Drops what is outstanding; librdkafka's threads end in the background, which can take a second."""
-        self._outstanding.clear()
-        _end(self._producer)
+        """Drops what is on its way; librdkafka's threads end in the background, which can take a second."""
+        self._blocks.clear()
+        if self._producer is not None:
+            holder, self._producer = [self._producer], None
+            _end(holder)
 
     def _new_producer(self) -> Producer:
         return _new(Producer, self._properties | {"error_cb": self._error, "logger": log})
 
-    def _delivered(self, record: Record, error: KafkaError | None, message: Message) -> None:
-        # A report of a producer that was replaced finds nothing outstanding.
-        if self._outstanding.pop((record.topic, record.seq), None) is not None:
-            self._reports.append(Report(record, "arrived") if error is None else _report(record, error))
+    def _bury(self, error: KafkaError) -> None:
+        self._trouble.say("fatal", logging.ERROR, "the Kafka producer failed and is replaced: %s", error.str())
+        left = [block.left for block in self._blocks]
+        self.close()
+        for records in left:
+            block = _Block(records)  # not the one that the dead producer still reports to
+            block.fail(records, KafkaError(KafkaError._FATAL))
+            self._blocks.append(block)
+        self._remake()
+
+    def _remake(self) -> None:
+        """At most each `REMAKE` seconds: what killed one may kill the next."""
+        if boottime() - self._made >= REMAKE:
+            self._made = boottime()
+            try:
+                self._producer = self._new_producer()
+            except DeliveryError as error:  # a file of keys may have gone since
+                self._trouble.say("remake", logging.ERROR, "no new Kafka producer: %s", error)
 
     def _error(self, error: KafkaError) -> None:
-        level = logging.ERROR if error.fatal() else logging.WARNING
-        self._say(error.code(), level, f"Kafka: {error.str()}")
+        self._trouble.say(error.code(), logging.WARNING, "Kafka: %s", error.str())
 
-    def _say(self, kind: object, level: int, text: str) -> None:
-        now = boottime()
-        if now - self._said.get(kind, -SAY_AGAIN) >= SAY_AGAIN:
-            self._said[kind] = now
-            log.log(level, "%s", text)
+    def _fate(self, error: KafkaError) -> tuple[Fate, str]:
+        code = error.code()
+        if (why := _TOPIC_REFUSED.get(code)) is not None:
+            return "topic_refused", why
+        if (why := _RECORD_REFUSED.get(code)) is not None:
+            return "record_refused", why
+        if code == KafkaError.INVALID_TIMESTAMP:
+            self._stamp_from = boottime() + UNSTAMPED_SECONDS
+            return "again", "Kafka refuses this device's time stamps, so records go without; set the clock"
+        return "again", error.str()
+
+
+class _Block:
+    """Records of one topic that were handed over together. One method takes the reports of all, which costs less than
+    one for each, and what they have in common is reported as one.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.left = records  # not reported
+        self._arrived = 0
+        self._failed: list[tuple[bytes, KafkaError]] = []
+
+    def delivered(self, error: KafkaError | None, message: Message) -> None:
+        """Takes librdkafka's report of one record."""
+        if error is None:
+            self._arrived += 1
+        else:
+            # The value holds the id; the headers are not in a report.
+            self._failed.append((message.value() or b"", error))
+
+    def fail(self, records: Sequence[Record], error: KafkaError) -> None:
+        """The same for records that librdkafka did not take."""
+        self._failed += [(record.value, error) for record in records]
+
+    def reports(self, fate_of: Callable[[KafkaError], tuple[Fate, str]]) -> list[Report]:
+        """What is known since the last call: failures at once, arrivals when nothing else is left."""
+        reports = []
+        if self._failed:
+            failed, self._failed = dict(self._failed), []
+            by_fate: dict[tuple[Fate, str], list[Record]] = {}
+            for record in self.left:
+                if record.value in failed:
+                    by_fate.setdefault(fate_of(failed[record.value]), []).append(record)
+            reports += [Report(records, fate, reason) for (fate, reason), records in by_fate.items()]
+            self.left = [record for record in self.left if record.value not in failed]
+        if self.left and self._arrived == len(self.left):
+            reports.append(Report(self.left, "arrived"))
+            self.left = []
+        return reports
 
 
 def refusal(kafka: Kafka) -> str | None:
@@ -153,7 +218,7 @@ def refusal(kafka: Kafka) -> str | None:
     properties = _properties(kafka, DEFAULTS) | OWNED
     del properties["bootstrap.servers"]
     try:
-        _end(_new(Producer, properties | {"logger": log}))
+        _end([_new(Producer, properties | {"logger": log})])
     except DeliveryError as error:
         return str(error)
     return None
@@ -233,17 +298,15 @@ def _new(kind: Callable[[dict[str, Any]], T], properties: dict[str, Any]) -> T:
         raise DeliveryError(error.args[0].str()) from None
 
 
-def _report(record: Record, error: KafkaError) -> Report:
-    code = error.code()
-    if (why := _TOPIC_REFUSED.get(code)) is not None:
-        return Report(record, "topic_refused", why)
-    if (why := _RECORD_REFUSED.get(code)) is not None:
-        return Report(record, "record_refused", why)
-    fate: Fate = "again"
-    return Report(record, fate, error.str())
+def _end(holder: list[Producer]) -> None:
+    """Drops what a producer holds. Its destructor waits for its threads: so the last reference, which must be the one
+    in `holder`, dies in a thread of ours.
+    """
+    holder[0].purge(blocking=False)
+    threading.Thread(target=_destroy, args=(holder,), daemon=True).start()
 
 
-def _end(producer: Producer) -> None:
-    """Drops what a producer holds; its destructor waits for its threads, so the last reference dies in one of ours."""
-    producer.purge(in_queue=True, in_flight=True, blocking=False)
-    threading.Thread(target=producer.flush, args=(0,), daemon=True).start()
+def _destroy(holder: list[Producer]) -> None:
+    producer = holder.pop()
+    with contextlib.suppress(KafkaException):  # of one that failed, and is dropped for that
+        producer.flush(1.0)  # its reports free what they refer to
