@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output left, as `head` does. Python would complain again when it closes stdout.
-        sys.stderr.close()
+        # The reader of our output left, as `head` does. Python would complain again when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
 
 
@@ -174,6 +176,7 @@ def _watch(options: argparse.Namespace) -> int:
         return _complain([f"--since: {error}"], USAGE)
     if options.bootstrap_servers is not None:
         kafka = msgspec.structs.replace(kafka, bootstrap_servers=tuple(options.bootstrap_servers.split(",")))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves the terminal as it was, as Ctrl-C does
     try:
         watch(read(kafka, options.topic or kafka.topic, since), live=sys.stdout.isatty(), as_json=options.json)
     except DeliveryError as error:
