@@ -1,6 +1,7 @@
 """TLS: contexts, what a failed handshake means, and the facts of a certificate, also of one that was refused."""
 
 import hashlib
+import re
 import ssl
 import warnings
 from typing import Any, NamedTuple
@@ -25,29 +26,19 @@ _VERIFY_CODES: dict[int, ErrorCode] = {
     62: "tls_hostname_mismatch",
     64: "tls_hostname_mismatch",  # the certificate is not for this address
 }
-_PROTOCOL = {
-    "WRONG_VERSION_NUMBER",
-    "UNSUPPORTED_PROTOCOL",
-    "HTTP_REQUEST",
-    "UNKNOWN_PROTOCOL",
-    "NO_RENEGOTIATION",
-    "UNEXPECTED_MESSAGE",
-    "RECORD_LAYER_FAILURE",
-    "PACKET_LENGTH_TOO_LONG",
-    "TLSV1_ALERT_PROTOCOL_VERSION",
-    "EXCESSIVE_MESSAGE_SIZE",  # a chain of certificates that is larger than OpenSSL takes (100 KiB)
+# How OpenSSL's reasons begin that are an alert of the server's (RFC 8446, section 6.2); others are its own findings.
+_ALERT = re.compile(r"(SSLV3|TLSV1|TLSV13)_(ALERT_)?")
+_CLIENT_CERTIFICATE_ALERTS = {
+    "CERTIFICATE_REQUIRED",
+    "UNKNOWN_CA",
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_UNKNOWN",
+    "UNSUPPORTED_CERTIFICATE",
+    "ACCESS_DENIED",
 }
 _WEAK = {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}
-_CLIENT_CERTIFICATE = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-    "TLSV1_ALERT_UNKNOWN_CA",
-    "SSLV3_ALERT_BAD_CERTIFICATE",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-    "SSLV3_ALERT_CERTIFICATE_REVOKED",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-    "TLSV1_ALERT_ACCESS_DENIED",
-}
 
 
 class TlsFailure(NamedTuple):
@@ -96,21 +87,23 @@ def _new_context(options: TlsOptions) -> ssl.SSLContext:
 
 def failure_of(error: ssl.SSLError, *, certificate_came: bool) -> TlsFailure:
     """What an error of the handshake, or an alert after it, means. `certificate_came`: the server's."""
+    code: ErrorCode
     if isinstance(error, ssl.SSLCertVerificationError):
         code = _VERIFY_CODES.get(error.verify_code, "tls_untrusted")
         return TlsFailure(code, "target", f"the certificate was refused: {error.verify_message}")
-    reason = error.reason or "unknown"
-    told = f"TLS failed: {reason.lower().replace('_', ' ')}"
+    reason = error.reason or "unknown alert"  # Python has no name for some
+    if alert := _ALERT.match(reason):
+        reason = reason[alert.end() :]
+    told = reason.lower().replace("_", " ")
+    if alert is None and error.reason is not None:
+        code = "tls_untrusted" if reason in _WEAK else "tls_protocol"
+        return TlsFailure(code, "target", f"TLS failed: {told}")
     # TLS 1.2 has no alert of its own for a missing client certificate. Once a server has shown its own certificate,
     # there is hardly anything else left for which it sends this one.
-    missing = reason == "SSLV3_ALERT_HANDSHAKE_FAILURE" and certificate_came
-    if missing or reason in _CLIENT_CERTIFICATE:
+    if reason in _CLIENT_CERTIFICATE_ALERTS or (reason == "HANDSHAKE_FAILURE" and certificate_came):
         return TlsFailure("tls_client_cert", "target", f"the server wants another client certificate: {told}")
-    if reason in _WEAK:
-        return TlsFailure("tls_untrusted", "target", told)
-    if reason in _PROTOCOL:
-        return TlsFailure("tls_protocol", "target", told)
-    return TlsFailure("tls_handshake", "target", told)
+    code = "tls_protocol" if reason in ("PROTOCOL_VERSION", "NO_RENEGOTIATION") else "tls_handshake"
+    return TlsFailure(code, "target", f"the server refused TLS: {told}")
 
 
 def facts(session: ssl.SSLObject, *, verify: bool, failed: bool) -> Tls | None:

@@ -122,10 +122,12 @@ async def say(site: Site, reader: asyncio.StreamReader, writer: asyncio.StreamWr
 
 
 @contextlib.asynccontextmanager
-async def site(behaviour: Behaviour, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncIterator[Site]:
-    """A site on a free port of `host`."""
-    visited = Site(behaviour, host, tls is not None)
-    listener = await asyncio.start_server(visited.visit, host, 0, ssl=tls)
+async def site(
+    behaviour: Behaviour, host: str = "127.0.0.1", tls: ssl.SSLContext | bool = False
+) -> AsyncIterator[Site]:
+    """A site on a free port of `host`. `tls`: True leaves it to the behaviour to speak TLS, or not to."""
+    visited = Site(behaviour, host, bool(tls))
+    listener = await asyncio.start_server(visited.visit, host, 0, ssl=None if isinstance(tls, bool) else tls)
     visited.port = listener.sockets[0].getsockname()[1]
     try:
         yield visited
