@@ -140,7 +140,7 @@ class _File:
 def parse_server(text: str, port: int = 53) -> Server:
     """The server named by `address`, `address:port`, `[address]` or `[address]:port`. Raises ValueError."""
     address, rest = text, ""
-    if text.startswith("["):
+    if text.startswith("[") and "]" in text:
         address, _, rest = text[1:].partition("]")
     elif text.count(":") == 1:
         address, _, rest = text.partition(":")
