@@ -200,6 +200,9 @@ class _Connection(asyncio.Protocol):
         """Hangs up, and breaks the circles that would keep all this in memory until a collection."""
         if self._end is None:
             self._finish(time.monotonic())
+        if self._session is not None and self._tls is not None:
+            # Only now: it takes longer than sending the request does.
+            self._facts = facts(self._session, verify=self._tls.verify, failed=self._secured is None)
         if self._transport is not None:
             self._transport.abort()
         self._transport = self._session = None
@@ -242,13 +245,12 @@ class _Connection(asyncio.Protocol):
                 self.fail("tls_protocol", "target", f"a TLS handshake of more than {MOST_HANDSHAKE >> 10} KiB")
         except ssl.SSLError as error:
             self._write(self._outgoing.read())  # the alert that tells the server why
-            self._facts = facts(self._session, verify=self._tls.verify, failed=True)
-            self.fail(*failure_of(error, certificate_came=self._facts is not None))
+            certificate = facts(self._session, verify=self._tls.verify, failed=True)
+            self.fail(*failure_of(error, certificate_came=certificate is not None))
         else:
             self._secured = time.monotonic()
             self._session.write(self._request)
             self._send(self._outgoing.read())
-            self._facts = facts(self._session, verify=self._tls.verify, failed=False)
 
     def _read_session(self, now: float) -> None:
         assert self._session is not None
