@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ class Broker:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        # The thread that starts a process is the one with which it dies; that of an event loop does not last.
+        self._starter = ThreadPoolExecutor(1)
         self._script: subprocess.Popen[str] | None = None
         self._java = 0
         self._port = "0"
@@ -42,6 +45,9 @@ class Broker:
 
     def start(self) -> None:
         """Starts it, or starts it again on the same port and data. Raises `CannotStart`."""
+        self._starter.submit(self._start).result()
+
+    def _start(self) -> None:
         with (self._directory / "script.log").open("a+") as log:
             self._script = subprocess.Popen(
                 [str(SCRIPT), "--port", self._port, "--data", str(self._directory)],
@@ -89,7 +95,7 @@ class Broker:
         """Makes a topic, with `.` in the names of its properties written as `_`; returns its name."""
         config = {"message.timestamp.type": "LogAppendTime"}
         config |= {name.replace("_", "."): value for name, value in properties.items()}
-        admin = AdminClient({"bootstrap.servers": self.address})
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 2})
         admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30)
         return topic
 
@@ -102,6 +108,7 @@ class Broker:
         assert self._script is not None
         self._script.terminate()
         self._end()
+        self._starter.shutdown()
 
     def _end(self) -> None:
         assert self._script is not None

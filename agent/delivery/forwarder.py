@@ -124,14 +124,16 @@ class Forwarder:
             if fate == "record_refused":
                 self._refuse(records, reason)
                 continue
-            self._suspects.settled(records)
             if fate == "arrived":
+                self._suspects.settled(records)
                 self._queue.acknowledge(records)
                 self._arrived(topic)
                 continue
-            again += records
             if fate == "topic_refused":
                 self._held[topic] = boottime() + HOLD
+            if fate == "topic_refused" or not self._suspects.on_trial:
+                self._suspects.settled(records)
+                again += records
             self._trouble.say(
                 (topic, fate),
                 logging.ERROR,
@@ -188,6 +190,11 @@ class _Suspects:
     def __bool__(self) -> bool:
         return bool(self._records)
 
+    @property
+    def on_trial(self) -> bool:
+        """Whether what is on its way is a trial."""
+        return self._size > 0
+
     def next(self) -> list[Record]:
         """The next trial: the first records of a topic, half as many as were refused or twice as many as went."""
         if self._size == 0:
@@ -212,7 +219,7 @@ class _Suspects:
         return []
 
     def settled(self, records: Sequence[Record]) -> None:
-        """These arrived, or go again with the rest."""
+        """These are none of ours any more."""
         if self._records:
             for record in records:
                 self._records.pop((record.topic, record.seq), None)

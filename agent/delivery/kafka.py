@@ -244,7 +244,8 @@ def read(kafka: Kafka, topic: str, since: float) -> Iterator[bytes | None]:
                 _, stamp = message.timestamp()
                 if stamp < 0 or stamp >= youngest:  # -1: not stamped, by a device whose clock was not right
                     yield message.value()
-            elif error.code() != KafkaError._ALL_BROKERS_DOWN and not error.retriable():
+            elif message.topic() is not None and not error.retriable():
+                # The others are of brokers, which come back, or of the group, which may be none of ours to use.
                 raise DeliveryError(f"topic {topic}: {error.str()}")
     except KafkaException as error:
         raise DeliveryError(f"topic {topic}: {error.args[0].str()}") from None

@@ -1,0 +1,341 @@
+"""What waits goes in time and in bounds, and each way in which Kafka can say no costs only what it must.
+
+The sink here answers as it is told to, because no broker gives these answers in an order that can be chosen.
+"""
+
+import asyncio
+import logging
+
+import pytest
+
+from agent.delivery import forwarder as module
+from agent.delivery import sparing
+from agent.delivery.forwarder import BATCH, HOLD, LOST_AFTER, WINDOW, Forwarder, Report
+from agent.delivery.queue import MemoryQueue, Record
+from agent.delivery.sparing import SAY_AGAIN, SparingLog
+
+RESULTS, EVENTS = "results", "events"
+
+
+def a_record(topic, seq):
+    return Record(topic, seq, f"{topic}/{seq}", "2026-11-23T16:33:11.000000Z", b"x" * 100)
+
+
+def numbers(records):
+    return [record.seq for record in records]
+
+
+def all_arrive(records):
+    return [Report(records, "arrived")]
+
+
+class Answering:
+    """A sink that reports of each batch, at the next poll, what `answer` makes of it."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.sent = []  # batches
+        self.reports = []
+        self.closed = False
+
+    def send(self, records):
+        assert not self.closed
+        assert len({record.topic for record in records}) == 1
+        self.sent.append(numbers(records))
+        self.reports += self.answer(records)
+
+    def poll(self):
+        reports, self.reports = self.reports, []
+        return reports
+
+    def close(self):
+        self.closed = True
+        self.reports = []
+
+
+class Line:
+    """A queue, a forwarder and an answering sink; turned by hand, a turn being what happens at a tick."""
+
+    def __init__(self, answer=all_arrive):
+        self.told = []
+        self.queue = MemoryQueue(self._tell)
+        self.sink = Answering(answer)
+        self.forwarder = Forwarder(self.queue, self.sink, 0.25)
+
+    def _tell(self, gap):
+        self.told.append(gap)
+        return a_record(EVENTS, 1_000 + len(self.told))
+
+    def append(self, topic, *seqs):
+        for seq in seqs:
+            self.queue.append(a_record(topic, seq))
+
+    def turn(self, times=1):
+        for _ in range(times):
+            more = self.forwarder._turn()
+        return more
+
+    def went(self):
+        return [seq for batch in self.sink.sent for seq in batch]
+
+    def drain(self):
+        """Turns until nothing waits; how often."""
+        for turn in range(1_000):
+            if len(self.queue) == 0:
+                return turn
+            self.turn()
+        return pytest.fail(f"{len(self.queue)} records still wait")
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is moved, for the forwarder and its log."""
+
+    class Clock:
+        now = 1_000.0
+
+        def __call__(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(module, "boottime", clock)
+    monkeypatch.setattr(sparing, "boottime", clock)
+    return clock
+
+
+def test_a_tick_is_one_batch():
+    """What came since the last tick goes as one batch a topic, in order, and is forgotten when it arrived."""
+    line = Line()
+    line.append(RESULTS, 1, 2, 3)
+    line.append(EVENTS, 1)
+    assert not line.turn()
+    assert line.sink.sent == [[1, 2, 3], [1]]
+    line.turn()
+    assert len(line.queue) == 0
+    assert len(line.sink.sent) == 2
+
+
+def test_a_backlog_goes_in_bounded_turns():
+    """A turn hands over a bounded number, the next follows soon, and what is on its way is bounded too."""
+    line = Line(lambda records: [])
+    line.append(RESULTS, *range(1, 2 * WINDOW))
+    assert line.turn()
+    assert [len(batch) for batch in line.sink.sent] == [BATCH]
+    assert not line.turn(20)
+    assert line.went() == list(range(1, WINDOW + 1))
+
+
+def test_what_was_not_taken_goes_again(caplog):
+    """It goes before what came later, and the log says why, once."""
+    line = Line(lambda records: [Report(records, "again", "NO_LUCK")])
+    line.append(RESULTS, 1, 2)
+    line.turn(5)
+    line.append(RESULTS, 3)
+    line.sink.answer = all_arrive
+    line.drain()
+    assert line.sink.sent[0] == [1, 2]
+    assert line.sink.sent[-1] == [1, 2, 3]
+    assert caplog.text.count("topic results: NO_LUCK; it is tried again, 2 records wait in all") == 1
+
+
+@pytest.mark.parametrize("bad", [[1], [200], [400], [7, 8], [1, 150, 400]])
+def test_one_bad_record_does_not_take_its_neighbours(bad, caplog):
+    """Kafka refuses the whole batch for it: all others arrive, in order, and it alone is told as a gap."""
+    came = []
+
+    def answer(records):
+        if any(record.topic == RESULTS and record.seq in bad for record in records):
+            return [Report(records, "record_refused", "record_too_large")]
+        came.extend(numbers(record for record in records if record.topic == RESULTS))
+        return all_arrive(records)
+
+    line = Line(answer)
+    line.append(RESULTS, *range(1, 401))
+    turns = line.drain()
+    assert came == [seq for seq in range(1, 401) if seq not in bad]
+    assert sum(gap.count for gap in line.told) == len(bad)
+    assert {gap.reason for gap in line.told} == {"record_too_large"}
+    assert {seq for gap in line.told for seq in range(gap.first_seq, gap.last_seq + 1)} == set(bad)
+    assert turns < 30 * len(bad)
+    assert caplog.text.count("Kafka does not take it and never will: record_too_large") == 1
+
+
+def test_a_batch_that_is_too_large_as_a_whole_goes_in_parts():
+    """When no single record is bad, all arrive, and not one by one."""
+    limit = 60
+
+    def answer(records):
+        if len(records) > limit:
+            return [Report(records, "record_refused", "record_too_large")]
+        return all_arrive(records)
+
+    line = Line(answer)
+    line.append(RESULTS, *range(1, 401))
+    assert line.drain() < 40
+    assert line.told == []
+
+
+def test_suspects_share_no_batch():
+    """While refused records are tried, nothing else is on its way; afterwards all goes on as before."""
+    line = Line(lambda records: [Report(records, "record_refused", "record_invalid")])
+    line.append(RESULTS, 1, 2)
+    line.turn()
+    line.sink.answer = lambda records: []
+    line.append(RESULTS, 3)
+    line.append(EVENTS, 1)
+    line.turn(3)
+    assert line.sink.sent == [[1, 2], [1]]
+    line.sink.reports += all_arrive([a_record(RESULTS, 1)])
+    line.sink.answer = all_arrive
+    line.drain()
+    assert line.sink.sent == [[1, 2], [1], [2], [3], [1]]
+
+
+def test_suspects_that_are_not_taken_stay_in_front():
+    """A trial that fails for another reason is repeated, and what came later still goes later."""
+    answers = ["record_refused", "record_refused", "again", "again"]
+
+    def answer(records):
+        return [Report(records, answers.pop(0), "why")] if answers else all_arrive(records)
+
+    line = Line(answer)
+    line.append(RESULTS, 1, 2, 3, 4)
+    line.turn()
+    line.append(RESULTS, 5)
+    line.drain()
+    assert line.sink.sent[:4] == [[1, 2, 3, 4], [1, 2], [1], [1, 2]]
+    assert line.sink.sent[4:] == [[1, 2, 3, 4], [5]]
+    assert line.told == []
+
+
+def test_a_topic_may_be_refused_on_trial(clock):
+    """Suspects of a topic that is then refused wait with the rest of it, and the other topic goes on."""
+    line = Line(lambda records: [Report(records, "record_refused", "why")])
+    line.append(RESULTS, 1, 2)
+    line.turn()
+    line.sink.answer = lambda records: [Report(records, "topic_refused", "does not exist")]
+    line.turn(5)
+    line.sink.answer = all_arrive
+    line.append(EVENTS, 1)
+    line.turn(2)
+    assert line.sink.sent == [[1, 2], [1], [2], [1]]
+    clock.now += HOLD
+    line.drain()
+    assert line.sink.sent[4:] == [[1], [2]]
+
+
+def test_a_refused_topic_does_not_stop_the_other(clock, caplog):
+    """Its records wait and one of them is tried each few seconds; when that arrives, the rest follow."""
+    caplog.set_level(logging.INFO)
+    refused = {RESULTS}
+
+    def answer(records):
+        if records[0].topic in refused:
+            return [Report(records, "topic_refused", "does not exist")]
+        return all_arrive(records)
+
+    line = Line(answer)
+    line.append(RESULTS, 1, 2, 3)
+    line.turn(2)
+    line.append(EVENTS, 1, 2)
+    line.turn(9)
+    assert line.sink.sent == [[1, 2, 3], [1, 2]]
+    for _ in range(3):
+        clock.now += HOLD
+        line.turn(9)
+    assert line.sink.sent[2:] == [[1], [1], [1]]
+    assert caplog.messages == [
+        "topic results: does not exist; it is tried again, 3 records wait in all (room for 50000)"
+    ]
+    refused.clear()
+    clock.now += HOLD
+    line.drain()
+    assert line.sink.sent[5:] == [[1], [2, 3]]
+    assert caplog.messages[1:] == ["topic results: takes records now"]
+
+
+def test_silence_is_said_and_its_end(clock, caplog):
+    """Kafka is lost when it says nothing for some seconds, and back when something arrived, not before."""
+    caplog.set_level(logging.INFO)
+    line = Line(lambda records: [])
+    clock.now += 100
+    line.turn(3)
+    line.append(RESULTS, 1)
+    line.turn()
+    clock.now += LOST_AFTER
+    line.turn()
+    assert caplog.messages == []
+    clock.now += 0.1
+    line.turn(3)
+    lost = "Kafka acknowledges nothing; measuring goes on, 1 records wait in memory (room for 50000)"
+    assert caplog.messages == [lost]
+    line.forwarder.replace(Answering(lambda records: []), 0.25)
+    line.turn(3)
+    clock.now += LOST_AFTER + 0.1
+    line.turn(3)
+    assert caplog.messages == [lost]
+    line.forwarder.replace(Answering(all_arrive), 0.25)
+    line.turn(2)
+    assert caplog.messages == [lost, "Kafka acknowledges again; 0 records wait"]
+
+
+def test_another_sink_gets_what_the_old_one_did_not_report():
+    """After a change of the Kafka configuration nothing is lost, whatever state it was in."""
+    line = Line(lambda records: [Report(records, "record_refused", "record_too_large")])
+    line.append(RESULTS, 1, 2, 3)
+    line.turn()
+    line.sink.answer = lambda records: []
+    line.turn(2)
+    new = Answering(all_arrive)
+    line.forwarder.replace(new, 0.25)
+    assert line.sink.closed
+    line.append(RESULTS, 4)
+    line.drain()
+    assert new.sent == [[1, 2, 3, 4]]
+
+
+async def test_a_stop_hands_over_what_waits():
+    """A stop goes on until all arrived, at its own pace, and closes the sink."""
+    line = Line()
+    line.append(RESULTS, *range(1, 3 * BATCH))
+    assert await line.forwarder.stop(10.0) == 0
+    assert line.went() == list(range(1, 3 * BATCH))
+    assert line.sink.closed
+
+
+async def test_a_stop_does_not_wait_for_ever():
+    """When nothing is acknowledged, a stop ends within its limit and says how many records are left."""
+    line = Line(lambda records: [])
+    line.append(RESULTS, 1, 2, 3)
+    async with asyncio.timeout(10):
+        assert await line.forwarder.stop(0.1) == 3
+    assert line.sink.closed
+
+
+async def test_it_runs_by_the_tick():
+    """Records appended while it runs go without anybody's doing."""
+    line = Line()
+    line.forwarder.replace(Answering(all_arrive), 0.01)
+    running = asyncio.create_task(line.forwarder.run())
+    try:
+        for seq in (1, 2):
+            line.append(RESULTS, seq)
+            async with asyncio.timeout(10):
+                while len(line.queue):
+                    await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+
+
+def test_trouble_is_said_sparingly(clock, caplog):
+    """One kind of trouble is one line a minute; after its end, a new one is said at once."""
+    trouble = SparingLog(logging.getLogger("agent"))
+    for _ in range(3):
+        trouble.say("a", logging.ERROR, "no %s", "a")
+        trouble.say("b", logging.ERROR, "no b")
+    assert caplog.messages == ["no a", "no b"]
+    clock.now += SAY_AGAIN
+    trouble.say("a", logging.ERROR, "no a, still")
+    assert (trouble.over("a"), trouble.over("a")) == (True, False)
+    trouble.say("a", logging.ERROR, "no a, again")
+    assert caplog.messages[2:] == ["no a, still", "no a, again"]

@@ -1,0 +1,154 @@
+"""What `watch` reads from a topic, and the embedded broker that everybody can use while it lives."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from confluent_kafka import KafkaError, Producer
+
+from agent.config.model import Kafka
+from agent.delivery.kafka import DeliveryError, EmbeddedBroker, read
+from tests.delivery.mock_cluster import FETCH, FIND_COORDINATOR, MockCluster
+from tests.kafka import consume
+
+TOPIC = "uptime.results"
+LONG = 30.0
+
+
+@pytest.fixture
+def cluster():
+    with MockCluster() as cluster:
+        yield cluster
+
+
+def threads():
+    """All of this process, librdkafka's too."""
+    return set(os.listdir("/proc/self/task"))
+
+
+def produce(address, *values, topic=TOPIC, timestamp=0):
+    producer = Producer({"bootstrap.servers": address, "log_level": 2})
+    for value in values:
+        producer.produce(topic, value, b"key", timestamp=timestamp)
+    assert producer.flush(LONG) == 0
+
+
+def first(values, count):
+    """The first `count` values."""
+    limit = time.monotonic() + LONG
+    found = []
+    while len(found) < count:
+        assert time.monotonic() < limit, found
+        value = next(values)
+        if value is not None:
+            found.append(value)
+    return found
+
+
+def test_what_is_there_and_what_comes(cluster):
+    """All that is young enough is read, then what comes, and None while nothing does."""
+    produce(cluster.address, b"1", b"2")
+    with contextlib.closing(read(Kafka((cluster.address,)), TOPIC, since=600.0)) as values:
+        assert first(values, 2) == [b"1", b"2"]
+        assert next(values) is None
+        produce(cluster.address, b"3")
+        assert first(values, 1) == [b"3"]
+
+
+def test_old_values_are_left_out(cluster):
+    """A value that was stamped before the time asked for is not shown; one without a stamp is."""
+    hour_ago = round((time.time() - 3_600) * 1000)
+    produce(cluster.address, b"old", timestamp=hour_ago)
+    produce(cluster.address, b"new")
+    with contextlib.closing(read(Kafka((cluster.address,)), TOPIC, since=600.0)) as values:
+        assert first(values, 1) == [b"new"]
+
+
+def test_a_broker_that_goes_and_comes_back(cluster):
+    """A reader waits for its broker, and goes on with what comes afterwards."""
+    produce(cluster.address, b"1")
+    properties = {"reconnect.backoff.max.ms": "500"}
+    with contextlib.closing(read(Kafka((cluster.address,), properties=properties), TOPIC, since=600.0)) as values:
+        assert first(values, 1) == [b"1"]
+        cluster.down()
+        assert [next(values) for _ in range(3)] == [None] * 3
+        cluster.up()
+        produce(cluster.address, b"2")
+        assert first(values, 1) == [b"2"]
+
+
+def test_no_group_is_needed(cluster):
+    """Who may read the topic may watch, without a right to any consumer group."""
+    produce(cluster.address, b"1")
+    cluster.answer_with(FIND_COORDINATOR, *[KafkaError.GROUP_AUTHORIZATION_FAILED] * 50)
+    with contextlib.closing(read(Kafka((cluster.address,)), TOPIC, since=600.0)) as values:
+        assert first(values, 1) == [b"1"]
+        assert next(values) is None
+
+
+def test_an_unreachable_broker_is_an_error(monkeypatch):
+    """It is said within bounds, with what to look at."""
+    monkeypatch.setattr("agent.delivery.kafka.UNREACHABLE", 0.5)
+    with pytest.raises(DeliveryError, match=r"no broker can be reached: .*; check kafka\.bootstrap_servers"):
+        next(read(Kafka(("127.0.0.1:1",)), TOPIC, since=600.0))
+
+
+def test_a_topic_that_may_not_be_read_is_an_error(cluster):
+    """It is said with the topic's name."""
+    cluster.refuse_topic("secret", KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(DeliveryError, match=r"topic secret: .*[Aa]uthorization failed"):
+        next(read(Kafka((cluster.address,)), "secret", since=600.0))
+
+
+def test_a_right_that_is_taken_away_is_an_error(cluster):
+    """Who may not read the topic any more is told so, instead of seeing nothing for ever."""
+    produce(cluster.address, b"1")
+    with contextlib.closing(read(Kafka((cluster.address,)), TOPIC, since=600.0)) as values:
+        assert first(values, 1) == [b"1"]
+        cluster.answer_with(FETCH, *[KafkaError.TOPIC_AUTHORIZATION_FAILED] * 50)
+        with pytest.raises(DeliveryError, match=r"topic uptime\.results: .*[Aa]uthorization failed"):
+            first(values, 1)
+
+
+EMBEDDED = """
+import sys
+from agent.delivery.kafka import EmbeddedBroker
+with EmbeddedBroker() as broker:
+    print(broker.address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def embedded():
+    """The embedded broker in a process of its own: its address, and the process."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", EMBEDDED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process.stdout.readline().strip(), process
+        process.send_signal(signal.SIGCONT)
+        process.stdin.close()
+        assert process.wait(LONG) == 0
+
+
+def test_other_processes_use_the_embedded_broker():
+    """They produce, consume, and read from a moment on, as with any broker, and its process ends in order."""
+    with embedded() as (address, _):
+        assert address.startswith("127.0.0.1:")
+        produce(address, *[b"%d" % number for number in range(100)])
+        assert {record.value for record in consume(address, TOPIC, 100)} == {b"%d" % number for number in range(100)}
+        with contextlib.closing(read(Kafka((address,)), TOPIC, since=600.0)) as values:
+            assert len(first(values, 100)) == 100
+
+
+def test_the_embedded_broker_leaves_nothing_behind():
+    """Its threads end with it."""
+    before = threads()
+    with EmbeddedBroker() as broker:
+        produce(broker.address, b"1")
+        assert threads() - before
+    assert not threads() - before

@@ -1,0 +1,167 @@
+"""The Kafka sink against every answer that librdkafka's mock broker can be made to give."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+
+import pytest
+from confluent_kafka import KafkaError
+
+from agent.config.model import Kafka
+from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
+from agent.device.clock import Clock
+from tests.delivery.line import AGENT, EVENTS, RESULTS, ids, running, said
+from tests.delivery.mock_cluster import INIT_PRODUCER_ID, PRODUCE, MockCluster
+from tests.kafka import consume
+
+
+@pytest.fixture
+def cluster():
+    with MockCluster() as cluster:
+        yield cluster
+
+
+def librdkafka_threads():
+    """The threads of this process that librdkafka runs."""
+    tasks = f"/proc/{os.getpid()}/task"
+    names = []
+    for task in os.listdir(tasks):
+        with contextlib.suppress(FileNotFoundError), open(f"{tasks}/{task}/comm") as comm:
+            names.append(comm.read().strip())
+    return [name for name in names if name.startswith("rdk:broker")]
+
+
+async def test_a_record_as_it_arrives(cluster):
+    """Key, headers and value are as the contract says, and all of a device's records are in one partition, in order."""
+    async with running(cluster.address) as line:
+        expected = line.append(50)
+        await line.drained()
+    arrived = consume(cluster.address, RESULTS, 50)
+    assert ids(arrived) == expected
+    for record in arrived:
+        assert record.key == AGENT.encode()
+        assert record.headers == {"content-type": b"application/json", "id": record.headers["id"]}
+        assert record.value == line.sent[record.headers["id"].decode()]
+
+
+@pytest.mark.parametrize(
+    ("answers", "word"),
+    [
+        ([KafkaError.UNKNOWN, KafkaError.UNKNOWN], "Unknown broker error; it is tried again"),
+        ([KafkaError.INVALID_TIMESTAMP], "refuses this device's time stamps, so records go without; set the clock"),
+        ([KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER], "the Kafka producer failed and is replaced"),
+        ([KafkaError.NOT_ENOUGH_REPLICAS] * 3, None),
+        ([KafkaError.NOT_LEADER_FOR_PARTITION] * 3, None),
+        ([KafkaError.UNKNOWN_TOPIC_OR_PART], None),
+        ([KafkaError.MSG_SIZE_TOO_LARGE] * 4, None),
+        ([KafkaError.INVALID_RECORD], None),
+        ([KafkaError.TOPIC_AUTHORIZATION_FAILED], "may not be written to; grant this agent's user WRITE and DESCRIBE"),
+    ],
+    ids=lambda value: KafkaError(value[0]).name() if isinstance(value, list) else "",
+)
+async def test_a_refusal_loses_nothing(cluster, impatient, caplog, answers, word):
+    """Whatever the broker answers for a while, all records arrive, each once, and what a person can mend is said."""
+    async with running(cluster.address) as line:
+        cluster.answer_with(PRODUCE, *answers)
+        line.append(20)
+        await line.drained()
+        assert line.told == []
+    assert sorted(ids(consume(cluster.address, RESULTS, 20))) == sorted(line.sent)
+    if word is None:
+        assert caplog.messages == []
+    else:
+        assert word in caplog.text
+
+
+async def test_an_oversize_record_goes_alone(cluster, caplog):
+    """One that is too large even for the producer is set aside alone and told; its neighbours arrive."""
+    async with running(cluster.address, message_max_bytes="10000") as line:
+        line.append(10)
+        (large,) = line.append(size=20_000)
+        line.append(10)
+        await line.drained()
+        (gap,) = line.told
+    assert (gap.topic, gap.first_seq, gap.last_seq, gap.reason) == (RESULTS, 11, 11, "record_too_large")
+    assert ids(consume(cluster.address, RESULTS, 20)) == [
+        each for each in line.sent if each != large and "/e" not in each
+    ]
+    assert ids(consume(cluster.address, EVENTS, 1)) == [f"{AGENT}/5f0c2a9177d04e1b/0/e1"]
+    assert f"record {large} of 20" in caplog.text
+
+
+async def test_a_broker_that_goes_and_comes_back(cluster, soon_lost, caplog):
+    """While it is away records wait, and its silence is said; then all arrive in order, each once."""
+    caplog.set_level(logging.INFO)
+    async with running(cluster.address) as line:
+        line.append(5)
+        await line.drained()
+        cluster.down()
+        line.append(20)
+        await said(caplog, "Kafka acknowledges nothing; measuring goes on, 20 records wait in memory")
+        line.append(20)
+        cluster.up()
+        await line.drained()
+        await said(caplog, "Kafka acknowledges again")
+    assert ids(consume(cluster.address, RESULTS, 45)) == list(line.sent)
+    assert "Connection refused" in caplog.text or "brokers are down" in caplog.text
+
+
+async def test_a_name_that_does_not_resolve_is_said(caplog):
+    """An agent whose broker has no address runs, keeps its records, and says so once, not for each try."""
+    async with running("nowhere.invalid:9092", reconnect_backoff_ms="100", reconnect_backoff_max_ms="100") as line:
+        line.append(5)
+        await said(caplog, "Failed to resolve 'nowhere.invalid:9092'")
+        await asyncio.sleep(1)
+        assert len(line.queue) == 5
+    assert caplog.text.count("Failed to resolve") == 1
+
+
+async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplog):
+    """A broker that kills each producer at once does not make the agent build them without end."""
+    cluster.answer_with(INIT_PRODUCER_ID, *[KafkaError.CLUSTER_AUTHORIZATION_FAILED] * 100)
+    async with running(cluster.address) as line:
+        line.append(5)
+        await said(caplog, "the Kafka producer failed and is replaced")
+        await asyncio.sleep(1.5)
+        assert len(line.queue) == 5
+        assert len(librdkafka_threads()) < 10
+    assert "Cluster authorization failed" in caplog.text
+
+
+async def test_a_new_sink_loses_nothing(cluster):
+    """A change of the Kafka configuration amid traffic: all arrive, and a repeat is the same byte for byte."""
+    async with running(cluster.address) as line:
+        cluster.answer_after(100)
+        for _ in range(4):
+            line.append(50)
+            await asyncio.sleep(0.06)
+            line.forwarder.replace(line.sink(), 0.05)
+        await line.drained()
+    arrived = consume(cluster.address, RESULTS)
+    assert {record.headers["id"].decode(): record.value for record in arrived} == line.sent
+
+
+async def test_ending_a_sink_does_not_hold_up_the_loop(cluster):
+    """Closing a producer with much on its way returns at once; its threads end by themselves."""
+    sink = KafkaSink(Kafka((cluster.address,)), AGENT, Clock("yes"))
+    async with running(cluster.address) as line:
+        cluster.down()
+        line.append(2_000)
+        await asyncio.sleep(0.5)
+        before = time.perf_counter()
+        line.forwarder.replace(sink, 0.05)
+        assert time.perf_counter() - before < 0.5
+    async with asyncio.timeout(30):
+        while any(thread.name.endswith("(_destroy)") for thread in threading.enumerate()):
+            await asyncio.sleep(0.05)
+
+
+def test_properties_are_checked_without_a_broker():
+    """What librdkafka will not have is said before anything runs, in its words."""
+    assert refusal(Kafka(("127.0.0.1:1",))) is None
+    assert refusal(Kafka(("127.0.0.1:1",), properties={"no.such": "x"})) == 'No such configuration property: "no.such"'
+    with pytest.raises(DeliveryError, match=r"no\.such"):
+        KafkaSink(Kafka(("127.0.0.1:1",), properties={"no.such": "x"}), AGENT, Clock("yes"))
