@@ -71,7 +71,7 @@ class HttpProber:
             self._foreign_context = context_of(anonymous)
         self._first = self._request(target.method, url, with_body=target.body is not None)
         unseen = [target, Secret(self._headers.get("authorization", ("", ""))[1].partition(" ")[2])]
-        if isinstance(target.url, Secret):
+        if target.shown_url == MASK:
             unseen.append(Secret(self._first.host))
         self._mask = Mask(tuple(unseen))
 
@@ -212,7 +212,7 @@ class HttpProber:
 
     def _shown(self, url: SplitResult) -> str:
         """A hop's URL without secrets, also where a server sent one back in another quoting."""
-        if isinstance(self._target.url, Secret):
+        if self._target.shown_url == MASK:
             return MASK
         if url == self._first.url:
             return self._target.shown_url

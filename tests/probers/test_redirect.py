@@ -311,3 +311,13 @@ async def test_a_secret_url_is_not_shown():
     unknown = await measure(Secret("http://hid..den/path"), shown_url="***")
     assert unknown.error.code == "dns_nxdomain"
     assert "hid" not in repr(unknown)
+
+
+async def test_a_url_with_a_secret_in_its_query_is_shown_without_it():
+    """Of `?token=…` only the value is hidden: the site and the path of each hop are still told."""
+    async with site(answers(redirect("/next?token=topsecret"))) as there:
+        url = Secret(there.url("/first?token=topsecret"))
+        result = await measure(url, shown_url=there.url("/first?token=***"), redirects=1)
+    assert failure(result) == ("redirect_loop", "receive", "target")
+    assert [hop.url for hop in result.http.hops] == [there.url("/first?token=***")]
+    assert there.url("/next?token=***") in result.error.message
