@@ -97,14 +97,15 @@ broker.heartbeat.interval.ms=500
 def main() -> int:
     """The exit status: 0 when it was asked to stop, 1 when it could not start or a node died."""
     arguments = parsed()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
     try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
         java = find_java()
         libraries = fetched()
         with directory(arguments.data) as data, running(java, libraries, data, arguments) as nodes:
             for node in nodes:
-                print(f"node {node.number}: {node.address}, pid {node.process.pid}" if node.process else "")
+                assert node.process is not None
+                print(f"node {node.number}: {node.address}, pid {node.process.pid}")
             print(f"bootstrap servers: {','.join(node.address for node in nodes)}", flush=True)
             watch(nodes)
     except Stopped:
@@ -133,8 +134,9 @@ def parsed() -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    """Tells a person how it gets on."""
-    print(f"kafka: {text}", file=sys.stderr, flush=True)
+    """Tells a person how it gets on, who may have left."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"kafka: {text}", file=sys.stderr, flush=True)
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:

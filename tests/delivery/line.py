@@ -31,7 +31,8 @@ class Line:
         self.sent: dict[str, bytes] = {}  # id: value
         self.told: list[Gap] = []
         self.queue = MemoryQueue(self._tell)
-        self.kafka = Kafka((address,), properties=properties)
+        # A second's wait before the first connection is good for a fleet, not for tests.
+        self.kafka = Kafka((address,), properties={"reconnect.backoff.ms": "50"} | properties)
         self.forwarder = Forwarder(self.queue, self.sink(), TICK)
         self._task = asyncio.create_task(self.forwarder.run())
 

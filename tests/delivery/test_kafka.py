@@ -139,7 +139,7 @@ async def test_a_broker_that_hangs(kafka, run, topic, soon_lost, caplog):
             line.append(500)
             await said(caplog, "Kafka acknowledges nothing")
             line.append(100)
-            await asyncio.sleep(2)
+            await asyncio.sleep(1)
         finally:
             kafka.resume()
         await line.drained()

@@ -54,7 +54,6 @@ async def test_a_record_as_it_arrives(cluster):
         ([KafkaError.INVALID_TIMESTAMP], "refuses this device's time stamps, so records go without; set the clock"),
         ([KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER], "the Kafka producer failed and is replaced"),
         ([KafkaError.NOT_ENOUGH_REPLICAS] * 3, None),
-        ([KafkaError.NOT_LEADER_FOR_PARTITION] * 3, None),
         ([KafkaError.UNKNOWN_TOPIC_OR_PART], None),
         ([KafkaError.MSG_SIZE_TOO_LARGE] * 4, None),
         ([KafkaError.INVALID_RECORD], None),
