@@ -11,6 +11,7 @@ import pytest
 from agent import __version__
 from agent.config.model import Secret
 from agent.probers.resolver import Resolver
+from tests.probers.conftest import IPV6
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import (
     HOLD,
@@ -418,6 +419,7 @@ async def test_ip(ip, kinds):
     assert result.error.code == "dns_no_address"
 
 
+@IPV6
 async def test_second_family(tmp_path):
     """With `auto` the other family has its turn when the first is refused; that try is listed, not counted."""
     hosts = tmp_path / "hosts"
@@ -432,6 +434,7 @@ async def test_second_family(tmp_path):
     assert result.duration_ms >= result.phases_ms.connect
 
 
+@IPV6
 async def test_second_family_after_a_black_hole(tmp_path):
     """A family that does not answer has half of the time that is left; then the other one is measured."""
     hosts = tmp_path / "hosts"
@@ -453,6 +456,7 @@ async def test_second_family_after_a_black_hole(tmp_path):
     assert result.duration_ms > 400
 
 
+@IPV6
 async def test_both_families_fail(tmp_path):
     """The last try is the result, the one before is listed."""
     hosts = tmp_path / "hosts"
