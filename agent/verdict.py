@@ -1,7 +1,8 @@
 """From what a probe found to a verdict: `up`, `down`, or `unknown` when this device could not judge.
 
-A failure that can only mean the target is `down` at once. Silence is `down` only when this device's own way out, or
-its resolver, was seen to work for *another* target within the last `PROOF_SECONDS`.
+A failure that can only mean the target is `down` at once. Silence is `down` only when this device's own way out was
+seen to work: the target itself took the connection before it fell silent, or *another* target answered within the last
+`PROOF_SECONDS`. A resolver's failure is `down` only when that resolver answered for another target in that time.
 """
 
 from typing import Literal
@@ -75,7 +76,7 @@ def judge(
     if error.attribution == "path":
         if result.peer is not None and _is_loopback(result.peer.address):
             return "down", msgspec.structs.replace(error, attribution="target")
-        if evidence.uplink_proven(target, now):
+        if _answered(result) or evidence.uplink_proven(target, now):
             return "down", error
         return "unknown", msgspec.structs.replace(error, attribution="unknown")
     if error.attribution == "resolver":

@@ -49,6 +49,11 @@ def test_silence_while_another_target_answers_is_down():
     assert verdict(failed("connect_timeout", "path", "connect"), evidence) == ("down", ("connect_timeout", "path"))
 
 
+def test_silence_after_the_connection_is_down():
+    """The target's own network answered the connection: the way there is good, and what is silent is the target."""
+    assert verdict(failed("http_timeout_headers", "path"), Evidence()) == ("down", ("http_timeout_headers", "path"))
+
+
 def test_an_old_answer_proves_nothing():
     """Proof ends after 30 s."""
     evidence = Evidence()
