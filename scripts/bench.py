@@ -1,0 +1,126 @@
+"""The command line of the benchmark; what it does is in `benchmarks/`."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from benchmarks import cost, report
+from benchmarks.peers import PEERS, OtherAgent, Peer
+from benchmarks.processes import BenchError
+
+
+class Stopped(BaseException):
+    """A signal asked to end."""
+
+
+def main() -> int:
+    """The exit status: 0, 1 when it could not measure, 130 after a signal."""
+    arguments = parse()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        arguments.measure(arguments)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except Stopped:
+        return 130
+    return 0
+
+
+def stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends what runs, in order; a second signal does not disturb that."""
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    raise Stopped
+
+
+def parse() -> argparse.Namespace:
+    """The arguments; `measure` is what to call with them."""
+    parser = argparse.ArgumentParser(
+        prog="./scripts/bench",
+        description="Measures the agent side by side with its peers, in one run on this machine.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("cost", help="CPU and memory for a fresh check, HTTP and HTTPS, at equal rates")
+    command.set_defaults(measure=measure_cost)
+    command.add_argument("--rates", type=numbers, default=[100, 500, 2_000], metavar="N,…", help="HTTP checks a second")
+    command.add_argument(
+        "--https-rates", type=numbers, default=[100, 500], metavar="N,…", help="HTTPS checks a second; empty for none"
+    )
+    side_by_side(command, seconds=8)
+    return parser.parse_args()
+
+
+def side_by_side(command: argparse.ArgumentParser, seconds: float) -> None:
+    """The options of whatever compares peers."""
+    command.add_argument(
+        "--peers",
+        type=lambda text: text.split(","),
+        default=list(PEERS),
+        metavar="NAME,…",
+        help="of " + ", ".join(PEERS),
+    )
+    command.add_argument(
+        "--other", type=Path, action="append", default=[], metavar="DIR", help="another checkout's agent as a peer"
+    )
+    command.add_argument("--rounds", type=int, default=3, metavar="N", help="each peer in turn, so often (3)")
+    command.add_argument(
+        "--seconds", type=float, default=seconds, metavar="N", help=f"that each is measured a round ({seconds:g})"
+    )
+    command.add_argument("--broker", metavar="HOST:PORT", help="a Kafka to write to (default: an embedded one)")
+    command.add_argument("--json", action="store_true", help="all figures as JSON")
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` → [1, 2]."""
+    return [int(number) for number in text.split(",") if number]
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
+    """The peers that are here, and the ways to get those that are not."""
+    unknown = set(arguments.peers) - set(PEERS)
+    if unknown:
+        raise BenchError(f"{', '.join(sorted(unknown))}: not a peer; there are {', '.join(PEERS)}")
+    here: list[Peer] = []
+    absent: dict[str, str] = {}
+    for name in arguments.peers:
+        way = PEERS[name].absent()
+        if way is None:
+            here.append(PEERS[name])
+        else:
+            absent[name] = way
+            report.say(f"{name} is not here, and left out; to get it: {way}")
+    here += [OtherAgent(directory.resolve()) for directory in arguments.other]
+    return here, absent
+
+
+def measure_cost(arguments: argparse.Namespace) -> None:
+    """`bench cost`."""
+    peers, absent = chosen(arguments)
+    rates = {"http": arguments.rates, "https": arguments.https_rates}
+    found = cost.measure(cost.Plan(rates, peers, arguments.rounds, arguments.seconds, arguments.broker))
+    tell(arguments, {"cost": found}, absent, report.cost)
+
+
+def tell(arguments: argparse.Namespace, found: dict[str, Any], absent: dict[str, str], table: "report.Table") -> None:
+    """Prints what was found, for a person or as JSON."""
+    whole = {"machine": report.machine(), "command": command_line(sys.argv[1:]), **found, "absent": absent}
+    if arguments.json:
+        print(json.dumps(whole, indent=1))
+    else:
+        table(whole)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """What was asked, to be asked again."""
+    return " ".join(["./scripts/bench", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Asks blackbox_exporter's /probe for one check after the other, on time, over connections that it keeps.
+
+`blackbox_driver.py PLAN`, a JSON file: `exporter` (host and port), `urls`, `rate`, and `report`, a file in which each
+check is written down at SIGTERM (null: none is kept). It runs beside what is measured, and its CPU is not counted.
+"""
+
+import asyncio
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import uvloop
+
+from benchmarks.pace import Check, keep, pace
+
+MOST_IN_FLIGHT = 256  # connections; beyond, a check is left out: the exporter is not fast enough
+_LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
+_PROCESSING = re.compile(rb'\nprobe_http_duration_seconds\{phase="processing"\} (\S+)')
+
+
+class Asking(asyncio.Protocol):
+    """One kept connection to the exporter, which asks one question at a time."""
+
+    def __init__(self, driver: "Driver") -> None:
+        self.driver = driver
+        self.transport: asyncio.Transport
+        self.answer = b""
+        self.target, self.scheduled, self.started = 0, 0.0, 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's is one in all but name
+
+    def ask(self, target: int, scheduled: float) -> None:
+        self.target, self.scheduled, self.started = target, scheduled, time.time()
+        self.transport.write(self.driver.questions[target])
+
+    def data_received(self, data: bytes) -> None:
+        self.answer += data
+        if _complete(self.answer):
+            self.driver.take(self, self.answer)
+            self.answer = b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.driver.asking -= 1
+
+
+class Driver:
+    """Holds the connections."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        urls: list[str] = plan["urls"]
+        self.host, _, self.port = str(plan["exporter"]).rpartition(":")
+        self.questions = [
+            f"GET /probe?module=http&target={quote(url, safe='')} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode()
+            for url in urls
+        ]
+        self.report = plan["report"]
+        self.checks: list[Check] = []
+        self.free: list[Asking] = []
+        self.asking = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.loop = asyncio.get_running_loop()
+
+    def call(self, number: int, due: float) -> None:
+        target, scheduled = number % len(self.questions), time.time() - (self.loop.time() - due)
+        if self.free:
+            self.free.pop().ask(target, scheduled)
+        elif self.asking < MOST_IN_FLIGHT:
+            self.asking += 1
+            task = self.loop.create_task(self.connect(target, scheduled))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def connect(self, target: int, scheduled: float) -> None:
+        _, asking = await self.loop.create_connection(lambda: Asking(self), self.host, int(self.port))
+        asking.ask(target, scheduled)
+
+    def take(self, asking: Asking, answer: bytes) -> None:
+        if self.report and (found := _PROCESSING.search(answer)):
+            self.checks.append(Check(asking.target, asking.scheduled, asking.started, float(found[1]) * 1000))
+        if not asking.transport.is_closing():
+            self.free.append(asking)
+
+
+def _complete(answer: bytes) -> bool:
+    """Is it a whole response, as Go's net/http writes them?"""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    length = _LENGTH.search(head + b"\r\n")
+    return len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n")
+
+
+async def main(plan: dict[str, Any]) -> None:
+    """Until SIGTERM."""
+    driver = Driver(plan)
+    await pace(plan["rate"], driver.call)
+    if plan["report"]:
+        keep(driver.checks, Path(plan["report"]))
+
+
+if __name__ == "__main__":
+    uvloop.run(main(json.loads(Path(sys.argv[1]).read_text())))

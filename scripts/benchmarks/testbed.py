@@ -1,0 +1,113 @@
+"""What all are measured against: the target farm, the broker, a test CA; and what the farm and the topic can tell."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import trustme
+from confluent_kafka import Consumer, TopicPartition
+
+from benchmarks.farm import ADDRESSES
+from benchmarks.processes import BenchError, Cores, Process, cores, part
+
+TOPIC = "uptime.results"
+SETTLE_SECONDS = 8.0  # after its first check a peer has this long to come to the rate that was asked for
+FIRST_CHECK_SECONDS = 30.0
+AT_RATE = 0.9  # of the rate that was asked for, and a peer is at it
+
+
+class Counts(NamedTuple):
+    """What a farm has seen since its start."""
+
+    connections: int
+    requests: int
+    answers: int
+
+
+class Sites:
+    """The running target farm."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.addresses: list[str] = process.ask()
+
+    def count(self) -> Counts:
+        """What it has seen."""
+        return Counts(*self._process.ask("count"))
+
+    def log(self, file: Path) -> None:
+        """From now on the farm keeps what it sees; what it kept until now is in `file`."""
+        self._process.ask(f"log {file}")
+
+
+class Topic:
+    """Counts what was acknowledged: the sum of the high watermarks of the results' topic."""
+
+    def __init__(self, broker: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": broker, "group.id": "bench", "log_level": 0})
+
+    def records(self) -> int:
+        """How many it has taken so far."""
+        partitions = self._consumer.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions
+        marks = (
+            self._consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=10)
+            for partition in partitions
+        )
+        return sum(mark[1] for mark in marks if mark)
+
+
+class Testbed(NamedTuple):
+    """Everything but the peers. `certificate`: key and certificate of the farms, of the CA in `ca`."""
+
+    directory: Path
+    on: Cores
+    broker: str
+    topic: Topic
+    ca: Path
+    certificate: Path
+
+    @contextlib.contextmanager
+    def farm(self, scheme: str = "http", delay: float = 0.0) -> Iterator[Sites]:
+        """Runs a farm that answers after `delay` seconds, negative for never."""
+        certificate = [self.certificate] if scheme == "https" else []
+        with part("farm", delay, *certificate, on=self.on.others, directory=self.directory, talks=True) as process:
+            yield Sites(process)
+
+
+@contextlib.contextmanager
+def testbed(directory: Path, broker: str | None) -> Iterator[Testbed]:
+    """With the broker at this address, or the embedded one in a process of its own."""
+    on = cores()
+    ca, certificate = directory / "ca.pem", directory / "farm.pem"
+    signer = trustme.CA()
+    signer.cert_pem.write_to_path(str(ca))
+    signer.issue_cert(*(address for address in ADDRESSES)).private_key_and_cert_chain_pem.write_to_path(
+        str(certificate)
+    )
+    with contextlib.ExitStack() as stack:
+        if broker is None:
+            broker = str(stack.enter_context(part("broker", on=on.others, directory=directory, talks=True)).ask())
+        yield Testbed(directory, on, broker, Topic(broker), ca, certificate)
+
+
+def settle(sites: Sites, rate: float, process: Process) -> None:
+    """Until the farm sees the rate that was asked for, or for `SETTLE_SECONDS` after the first check.
+
+    Raises `BenchError` when the process ends or no check comes.
+    """
+    begun = time.monotonic()
+    limit: float | None = None
+    while True:
+        process.check()
+        since, answers = time.monotonic(), sites.count().answers
+        time.sleep(1.0)
+        now = time.monotonic()
+        seen = (sites.count().answers - answers) / (now - since)
+        if seen and limit is None:
+            limit = now + SETTLE_SECONDS
+        if seen >= AT_RATE * rate or (limit is not None and now > limit):
+            return
+        if limit is None and now - begun > FIRST_CHECK_SECONDS:
+            raise BenchError(f"{process.popen.args!r} checks nothing:\n{process.tail()}")
