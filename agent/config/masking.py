@@ -1,9 +1,10 @@
 """What must not be shown is shown as `***`: secrets that were configured, and what is one by its name or place."""
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, quote_plus, unquote, urlsplit
 
 import msgspec
 
@@ -60,12 +61,13 @@ class Mask:
     """
 
     def __init__(self, configured: Any) -> None:
-        shown = {form for each in _secrets(configured) for form in (str(each), quote(each, safe=""), quote(each))}
+        forms = (str, quote, quote_plus, functools.partial(quote, safe=""))
+        shown = {form(each) for each in _secrets(configured) for form in forms}
         longest_first = sorted((each for each in shown if len(each) >= SHORTEST), key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        self._secrets = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if longest_first else None
 
     def text(self, text: str) -> str:
-        """Text with these secrets masked, as they are and as a URL would quote them."""
+        """Text with these secrets masked, as they are and as a URL would quote them, in either case."""
         return text if self._secrets is None else self._secrets.sub(MASK, text)
 
     def url(self, url: str) -> str:

@@ -276,3 +276,9 @@ def test_of_url_shows_none():
     with pytest.raises(ValueError, match="unknown scheme") as caught:
         of_url(f"htps://user:{NEEDLE}@a.example/?token={NEEDLE}")
     assert NEEDLE not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["a b/c%D", "a+b%2fc%25d", "a%20b/c%25D", "A%20B%2FC%25D"])
+def test_a_secret_is_masked_in_whatever_quoting(form):
+    """As it is, and as servers and libraries quote it in URLs, in either case."""
+    assert Mask((Secret("a b/c%D"),)).text(f"http://site.example/{form}?x") == "http://site.example/***?x"
