@@ -119,8 +119,7 @@ class Forwarder:
         for records, fate, reason in reports:
             topic = records[0].topic
             self._on_the_way -= len(records)
-            if fate != "again":
-                self._last_word = boottime()
+            self._last_word = boottime()
             if fate == "record_refused":
                 self._refuse(records, reason)
                 continue

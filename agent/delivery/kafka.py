@@ -131,7 +131,7 @@ class KafkaSink:
         return reports
 
     def close(self) -> None:
-        """Drops what is on its way; librdkafka's threads end in the background, which can take a second."""
+        """Drops what is on its way; librdkafka's threads end in the background, where one may still wait for a name."""
         self._blocks.clear()
         if self._producer is not None:
             holder, self._producer = [self._producer], None

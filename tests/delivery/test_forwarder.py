@@ -160,6 +160,21 @@ def test_one_bad_record_does_not_take_its_neighbours(bad, caplog):
     assert caplog.text.count("Kafka does not take it and never will: record_too_large") == 1
 
 
+def test_how_a_bad_record_is_found():
+    """Half as many after a refusal, twice as many after an arrival; one that is refused alone is not tried again."""
+
+    def answer(records):
+        fate = "record_refused" if 7 in numbers(records) else "arrived"
+        return [Report(records, fate, "record_invalid")]
+
+    line = Line(answer)
+    line.append(RESULTS, *range(1, 8))
+    line.append(EVENTS, 7)
+    line.drain()
+    together, results = [[1, 2, 3, 4, 5, 6, 7], [7]], [[1, 2, 3, 4], [5, 6, 7], [5], [6, 7], [6], [7]]
+    assert line.sink.sent == [*together, *results, [7], [1_001, 1_002]]
+
+
 def test_a_batch_that_is_too_large_as_a_whole_goes_in_parts():
     """When no single record is bad, all arrive, and not one by one."""
     limit = 60
@@ -290,8 +305,11 @@ def test_another_sink_gets_what_the_old_one_did_not_report():
     line.forwarder.replace(new, 0.25)
     assert line.sink.closed
     line.append(RESULTS, 4)
+    new.answer = lambda records: [Report(records, "record_refused", "record_too_large")]
+    line.turn()
+    new.answer = all_arrive
     line.drain()
-    assert new.sent == [[1, 2, 3, 4]]
+    assert new.sent == [[1, 2, 3, 4], [1, 2], [3, 4]]
 
 
 async def test_a_stop_hands_over_what_waits():
@@ -301,6 +319,15 @@ async def test_a_stop_hands_over_what_waits():
     assert await line.forwarder.stop(10.0) == 0
     assert line.went() == list(range(1, 3 * BATCH))
     assert line.sink.closed
+
+
+async def test_a_stop_tries_a_refused_topic_once_more():
+    """What could not go before may go now: the last chance is not waited away."""
+    line = Line(lambda records: [Report(records, "topic_refused", "does not exist")])
+    line.append(RESULTS, 1, 2)
+    line.turn(2)
+    line.sink.answer = all_arrive
+    assert await line.forwarder.stop(HOLD / 2) == 0
 
 
 async def test_a_stop_does_not_wait_for_ever():

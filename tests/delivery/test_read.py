@@ -64,8 +64,10 @@ def test_old_values_are_left_out(cluster):
     hour_ago = round((time.time() - 3_600) * 1000)
     produce(cluster.address, b"old", timestamp=hour_ago)
     produce(cluster.address, b"new")
+    produce(cluster.address, b"older", timestamp=hour_ago)
+    produce(cluster.address, b"without", timestamp=-1)
     with contextlib.closing(read(Kafka((cluster.address,)), TOPIC, since=600.0)) as values:
-        assert first(values, 1) == [b"new"]
+        assert first(values, 2) == [b"new", b"without"]
 
 
 def test_a_broker_that_goes_and_comes_back(cluster):
