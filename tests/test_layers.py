@@ -43,6 +43,7 @@ ARROWS = {
     "agent.verdict": {"agent.config.model", "agent.probers.result"},
     "agent.probers": {"agent.config.model", "agent.config.masking", "agent.config.pem", "agent.device.clock"},
     "agent.delivery": {"agent.config.model", "agent.device.clock"},
+    "agent.spool": {"agent.device.clock"},
     "agent.config": set(),
     "agent.device": set(),
 }

@@ -1,0 +1,82 @@
+"""The gaps that are not told yet, kept on disk: one small file, written anew whenever they change.
+
+It is written before what it names is dropped, so that no moment is without either. A gap that comes back with a
+restart is told again, which harms nobody: it names the same records.
+"""
+
+from collections.abc import Sequence
+
+from agent.spool import segment as codec
+from agent.spool.area import Area
+from agent.spool.files import Files
+from agent.spool.reading import read_segment
+from agent.spool.record import Gap, Origin
+from agent.spool.segment import Block, Damaged
+
+
+class Ledger:
+    """The rows of one worker's spool."""
+
+    def __init__(self, origin: Origin, files: Files) -> None:
+        self._origin, self._files = origin, files
+        self._names: list[tuple[Area, str]] = []
+        self._said: tuple[Gap, ...] = ()  # all that are open, as the caller last said
+        self._own: list[Gap] = []  # those that the caller has not seen yet
+        self._seen = 0  # how many of ours it has
+        self.due = False  # the file is not what it should be
+
+    def read(self, area: Area, name: str) -> list[Gap]:
+        """The gaps of a file that was found; it goes with the next `write`. Raises `OSError`."""
+        self._names.append((area, name))
+        blocks = read_segment(self._files, area.directory, name)
+        gaps: list[Gap] = []
+        for block in blocks if isinstance(blocks, list) else ():
+            if isinstance(block, Block) and block.flags & codec.GAPS:
+                try:
+                    gaps += codec.decode_gaps(block)
+                except Damaged:
+                    continue  # written by nobody: the block's checks hold
+        self._own += gaps
+        return gaps
+
+    def add(self, gaps: Sequence[Gap]) -> None:
+        """Takes rows in that the caller does not know yet."""
+        self._own += gaps
+        self.due = True
+
+    def say(self, gaps: tuple[Gap, ...], seen: int) -> None:
+        """All that are open as the caller knows it, who has seen `seen` of those that came from here."""
+        del self._own[: seen - self._seen]
+        self._said, self._seen = gaps, seen
+        self.due = True
+
+    def write(self, area: Area, name: str) -> None:
+        """Makes the file `name` of `area` what is to be kept, and removes the one before. Raises `OSError`."""
+        rows = [*self._said, *self._own]
+        new = [(area, name)] if rows else []
+        if rows:
+            self._write(area, name, codec.encode_gaps(self._origin, rows))
+        old, self._names = self._names, new
+        self.due = False
+        for was, old_name in old:
+            try:
+                self._files.unlink(was.directory, old_name)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                self._names.append((was, old_name))
+                self.due = True
+
+    def _write(self, area: Area, name: str, data: bytes) -> None:
+        file = self._files.create(area.directory, name)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._files.write(file, rest) :]
+            self._files.sync(file)
+            self._files.sync_directory(area.directory)
+        except OSError:
+            self._files.unlink(area.directory, name)
+            raise
+        finally:
+            self._files.close(file)

@@ -1,0 +1,532 @@
+"""What waits for Kafka: in memory while it is young, on disk always. This is the loop's side; nothing here blocks.
+
+A record is *new* until its block is written, then it *waits*; taken by the forwarder it is *on the way*, until it is
+acknowledged or given back. Live records are all that this run made and holds in memory; beyond `max_memory` the oldest
+are left to the disk. Backlog is what is on disk only: it is read again a little at a time.
+
+When something stays: what is not acknowledged within two seconds, or at once when the broker is lost, is brought to
+the disk proper and synced, once a second. With `strict` all of it is, before it may be taken.
+
+Each turn makes at most one request of the thread that has the disk. While that one is under way, memory is the only
+bound, and when a disk does not answer for two seconds, records go to Kafka unwritten rather than not at all.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from agent.device.clock import boottime
+from agent.spool.disk import Disk
+from agent.spool.gaps import Gaps, joined
+from agent.spool.record import Gap, Origin, Record
+from agent.spool.segment import MAX_RAW, chunks
+from agent.spool.store import Store
+from agent.spool.turn import Loaded, New, Request, Response
+
+log = logging.getLogger(__name__)
+
+MAX_MEMORY = 4 << 20  # bytes of live records in memory while the disk takes them
+LAST_RESORT = 16 << 20  # bytes of live records in memory when it does not: then the oldest are lost
+OVERHEAD = 400  # bytes that a record takes beside its value
+LOADED = 1 << 20  # bytes of backlog of a topic that are read ahead; at most an eighth of `max_memory`
+BLOCK = 512 << 10  # bytes of values in a block
+YOUNG = 2.0  # seconds that a record may wait for its acknowledgement before it is synced
+SYNC = 1.0  # seconds between two syncs
+PATIENCE = 2.0  # seconds that the disk may take
+TELL_AGAIN = 10.0  # seconds until gaps are told again after Kafka refused the record of one
+SAY_AGAIN = 60.0  # seconds between two lines of log about trouble that goes on
+
+
+class Waiting(NamedTuple):
+    """What is not acknowledged. `records`, and `oldest_s` in seconds: in memory; `bytes`: there and on disk."""
+
+    records: int
+    bytes: int
+    oldest_s: float | None
+
+
+class _Block:
+    """Records that were appended or loaded together."""
+
+    __slots__ = (
+        "left",
+        "live",
+        "meanwhile",
+        "moving",
+        "number",
+        "offered",
+        "origin",
+        "place",
+        "records",
+        "segment",
+        "since",
+    )
+
+    def __init__(self, number: int, origin: Origin, records: list[Record], segment: int = 0) -> None:
+        self.number = number  # the order in which blocks go
+        self.origin, self.records = origin, records
+        self.left = len(records)  # not acknowledged, nor lost
+        self.segment = segment  # that holds it; 0: none
+        self.live = segment == 0
+        self.place: Literal["memory", "volatile", "proper", "synced"] = "memory" if self.live else "synced"
+        self.since = boottime()
+        self.offered = False  # its records may be taken
+        self.moving = False  # a request to write it is under way
+        self.meanwhile = 0  # records that were done with while it was
+
+    @property
+    def topic(self) -> str:
+        """Of all its records."""
+        return self.records[0].topic
+
+
+class Spool:
+    """The queue of one worker. `tell_gap` makes the record that tells a gap, and thereby numbers it."""
+
+    def __init__(
+        self,
+        store: Store,
+        tell_gap: Callable[[Gap], Record],
+        *,
+        strict: bool = False,
+        max_memory: int = MAX_MEMORY,
+        last_resort: int = LAST_RESORT,
+    ) -> None:
+        self._store, self._strict = store, strict
+        self._max_memory, self._last_resort = max_memory, last_resort
+        self._read_ahead = min(LOADED, max_memory // 8)
+        self._gaps = Gaps(store.origin, tell_gap)
+        self._disk: Disk | None = None
+        self._underway: asyncio.Future[Response] | None = None
+        self._asked = 0.0  # boot time of the request under way, or of the last
+        self._number = 0
+        self._new: dict[str, list[Record]] = {}  # by topic
+        self._blocks: dict[int, _Block] = {}  # live, by number
+        self._where: dict[str, _Block] = {}  # by id of each record in memory
+        self._waiting: dict[str, deque[Record]] = {}  # live, by topic, in order
+        self._behind: dict[str, deque[Record]] = {}  # backlog, by topic, in order
+        self._behind_bytes: dict[str, int] = {}  # of backlog in memory, taken or not
+        self._taken: dict[str, dict[str, Record]] = {}  # by topic and id
+        self._acknowledged: dict[int, int] = {}  # by segment, for the next request
+        self._refused: list[Loaded] = []
+        self._moving: list[_Block] = []  # that the request under way is to write
+        self._leaving: dict[int, list[_Block]] = {}  # by segment, that the request under way is to hand over
+        self._asked_for: frozenset[str] | None = None  # topics held in the request under way, if it loads
+        self._fruitless: frozenset[str] | None = None  # topics held when nothing was loaded
+        self._memory = 0  # bytes of live records
+        self._synced = 0.0  # boot time of the last request to sync
+        self._gaps_seen = self._gaps_kept = 0
+        self._tell_from = 0.0
+        self._on_disk = Response()  # the last one's figures
+        self._said = 0.0
+        self._in_trouble = False
+        self.broker_lost = False  # to be set by who knows: then everything is synced once a second
+        self.ready = asyncio.Event()  # set when there may be something new to take
+
+    async def open(self) -> None:
+        """Takes the directory. Raises `SpoolInUse`; a disk in trouble is a line in the log."""
+        self._disk = Disk()
+        self._receive(await self._disk.call(self._store.open))
+
+    async def close(self, limit: float) -> int:
+        """Brings everything to the disk, for at most `limit` seconds; how many records it did not take.
+
+        No more turns after this. What was taken and not acknowledged comes again with the next start.
+        """
+        assert self._disk is not None
+        end = boottime() + limit
+        while True:
+            if self._underway is None:
+                self._ask(self._request(closing=True))
+            if self._underway is None or boottime() >= end:
+                break
+            done, _ = await asyncio.wait([self._underway], timeout=max(end - boottime(), 0.0))
+            if not done:
+                log.error("the disk of the spool does not answer; what it has not taken is lost")
+                break
+            if self._in_trouble and boottime() < end:
+                await asyncio.sleep(min(0.1, max(end - boottime(), 0.0)))
+        closed = self._disk.call(self._store.close)
+        self._disk.end()
+        await asyncio.wait([closed], timeout=max(end - boottime(), 0.5))
+        return sum(block.left for block in self._unsafe(0.0)) + sum(map(len, self._new.values()))
+
+    # What the recorder and the forwarder do
+
+    def __len__(self) -> int:
+        """How many records in memory are not acknowledged."""
+        return len(self._where) + sum(map(len, self._new.values()))
+
+    def append(self, record: Record) -> None:
+        """Takes a record in; it may be taken once it is written."""
+        if len(record.value) > MAX_RAW // 2:
+            self._gaps.add([self._gap(record, "too_large")])
+            return
+        self._new.setdefault(record.topic, []).append(record)
+        self._memory += len(record.value) + OVERHEAD
+
+    def topics(self) -> list[str]:
+        """The topics of which live records or backlog wait."""
+        return [topic for topic in {**self._waiting, **self._behind} if self._waits(topic)]
+
+    def _waits(self, topic: str) -> bool:
+        return bool(self._waiting.get(topic) or self._behind.get(topic))
+
+    def take(self, topic: str, limit: int) -> list[Record]:
+        """The next live records of `topic`, at most `limit`, in order; they stay until acknowledged or given back."""
+        return self._take(self._waiting.get(topic), limit)
+
+    def take_backlog(self, topic: str, limit: int) -> list[Record]:
+        """The next records of `topic` from the disk, of this run or an earlier one, as `take` does."""
+        return self._take(self._behind.get(topic), limit)
+
+    def _take(self, waiting: deque[Record] | None, limit: int) -> list[Record]:
+        if not waiting or limit <= 0:
+            return []
+        records = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        taken = self._taken.setdefault(records[0].topic, {})
+        for record in records:
+            taken[record.id] = record
+        return records
+
+    def taken(self, topic: str) -> int:
+        """How many records of `topic` are taken and neither acknowledged nor given back."""
+        return len(self._taken.get(topic, ()))
+
+    def origin(self, record: Record) -> Origin:
+        """Who numbered a record that was taken: this run or an earlier one."""
+        return self._where[record.id].origin
+
+    def acknowledge(self, records: Iterable[Record]) -> None:
+        """Forgets taken records, because they arrived."""
+        for record in records:
+            del self._taken[record.topic][record.id]
+            self._forget(record)
+            self._gaps.acknowledged(record.id)
+
+    def refuse(self, record: Record) -> None:
+        """Gives a taken record up, because Kafka will not have it: it is set aside on disk, for people.
+
+        The caller tells of it. A record that told a gap is no loss: the gap is told again, a little later.
+        """
+        del self._taken[record.topic][record.id]
+        block = self._where[record.id]
+        if self._gaps.lost(record.id):
+            self._tell_from = boottime() + TELL_AGAIN
+        else:
+            # Acknowledged only with the request after: what the caller tells of it is written before it goes.
+            self._refused.append(Loaded(0, block.origin, record.topic, [record]))
+        self._forget(record)
+
+    def give_back(self, records: Iterable[Record]) -> None:
+        """Taken records that did not arrive wait again, in their old order."""
+        back: dict[tuple[str, bool], list[Record]] = {}
+        for record in records:
+            taken = self._taken[record.topic].pop(record.id)
+            back.setdefault((record.topic, self._where[record.id].live), []).append(taken)
+        for (topic, live), rows in back.items():
+            waiting = (self._waiting if live else self._behind).setdefault(topic, deque())
+            rows.sort(key=self._order)
+            if not waiting or self._order(rows[-1]) < self._order(waiting[0]):
+                waiting.extendleft(reversed(rows))
+            else:
+                merged = sorted([*rows, *waiting], key=self._order)
+                waiting.clear()
+                waiting.extend(merged)
+        self.ready.set()
+
+    def give_all_back(self) -> None:
+        """All that was taken waits again, in its old order."""
+        for taken in self._taken.values():
+            self.give_back(list(taken.values()))
+
+    def waiting(self) -> Waiting:
+        """What is not acknowledged yet, taken or not."""
+        oldest = next(iter(self._blocks.values()), None)
+        return Waiting(
+            len(self),
+            self._memory + self._on_disk.bytes,
+            None if oldest is None else round(boottime() - oldest.since, 3),
+        )
+
+    def tell_gaps(self) -> None:
+        """Appends records that tell gaps, some at a time."""
+        if boottime() >= self._tell_from and self._memory < self._last_resort:
+            for record in self._gaps.tell():
+                self.append(record)
+
+    def _order(self, record: Record) -> tuple[int, int]:
+        return self._where[record.id].number, record.seq
+
+    def _forget(self, record: Record) -> None:
+        """A record is done with, one way or the other: it arrived, or it is lost and told."""
+        block = self._where.pop(record.id)
+        block.left -= 1
+        if block.moving:
+            block.meanwhile += 1
+        else:
+            self._done(block, 1)
+        if block.live:
+            self._memory -= len(record.value) + OVERHEAD
+        else:
+            self._behind_bytes[record.topic] -= len(record.value)
+        if block.left == 0:
+            self._blocks.pop(block.number, None)
+
+    def _done(self, block: _Block, count: int) -> None:
+        if block.segment and count:
+            self._acknowledged[block.segment] = self._acknowledged.get(block.segment, 0) + count
+
+    # The turn
+
+    def turn(self) -> None:
+        """To be called each tick, and whenever something was acknowledged: asks the disk for what there is to do.
+
+        Raises what a fault of the spool's own code raised on the thread of the disk.
+        """
+        if self._underway is not None and self._underway.done():
+            self._underway.result()
+        if self._underway is None:
+            self._ask(self._request())
+        elif boottime() - self._asked > PATIENCE and not self._strict:
+            self._go_unwritten()
+        if self._memory > self._last_resort:
+            self._lose_oldest()
+
+    def _ask(self, request: Request | None) -> None:
+        if request is None:
+            return
+        assert self._disk is not None
+        self._asked = boottime()
+        self._underway = self._disk.call(lambda: self._store.turn(request))
+        self._underway.add_done_callback(self._answered)
+
+    def _request(self, closing: bool = False) -> Request | None:
+        """What there is to ask of the disk now; None when nothing."""
+        new = [self._move(block) for topic in list(self._new) for block in self._make_blocks(topic)]
+        due = self._due(closing)
+        settle = [block for block in due if block.place in ("memory", "volatile")]
+        held = frozenset(topic for topic, size in self._behind_bytes.items() if size >= self._read_ahead)
+        request = Request(
+            acknowledged=self._acknowledged,
+            new=new,
+            strict=self._strict and bool(new),
+            refused=self._refused,
+            settle=[self._move(block) for block in settle],
+            sync=bool(due),
+            hand_over=self._leave() if not closing else (),
+            load=self._read_ahead if self._on_disk.more and held != self._fruitless and not closing else 0,
+            held=held,
+        )
+        if self._gaps.changes != self._gaps_kept:
+            request.gaps, request.gaps_seen = self._gaps.rows(), self._gaps_seen
+            self._gaps_kept = self._gaps.changes
+        self._acknowledged, self._refused = {}, []
+        self._asked_for = held if request.load else None
+        return request or None
+
+    def _make_blocks(self, topic: str) -> list[_Block]:
+        blocks = []
+        for records in chunks(self._new.pop(topic), BLOCK):
+            self._number += 1
+            block = self._blocks[self._number] = _Block(self._number, self._store.origin, list(records))
+            self._where.update(dict.fromkeys([record.id for record in records], block))
+            blocks.append(block)
+        return blocks
+
+    def _move(self, block: _Block) -> New:
+        """Asks for the records of a block that are still wanted to be written."""
+        block.moving = True
+        self._moving.append(block)
+        records = block.records
+        if block.left < len(records):
+            records = [record for record in records if self._where.get(record.id) is block]
+        return New(block.number, block.topic, records, block.segment)
+
+    def _due(self, closing: bool) -> list[_Block]:
+        """Live blocks that are to survive a power cut from now on."""
+        pressed = self._memory > self._max_memory
+        now = boottime()
+        if now - self._synced < SYNC and not closing and not pressed:
+            return []
+        self._synced = now
+        age = 0.0 if self.broker_lost or closing or pressed else YOUNG
+        return [block for block in self._unsafe(age) if not block.moving]
+
+    def _unsafe(self, age: float) -> list[_Block]:
+        latest = boottime() - age
+        return [b for b in self._blocks.values() if b.place != "synced" and (b.since <= latest or b.place == "memory")]
+
+    def _leave(self) -> list[tuple[int, tuple[tuple[int, int], ...] | None]]:
+        """The oldest live segments, for which there is no room in memory or which must be free to be dropped."""
+        excess = max(self._memory - self._max_memory * 3 // 4, 0) if self._memory > self._max_memory else 0
+        excess = max(excess, int(self._on_disk.full))
+        if not excess:
+            return []
+        by_segment: dict[int, list[_Block]] = {}
+        for block in self._blocks.values():
+            by_segment.setdefault(block.segment, []).append(block)
+        leaving: list[tuple[int, tuple[tuple[int, int], ...] | None]] = []
+        for segment, blocks in by_segment.items():
+            if excess <= 0:
+                break
+            if all(block.place == "synced" and not block.moving and not self._is_taken(block) for block in blocks):
+                self._leaving[segment] = blocks
+                records = [r for block in blocks for r in block.records if self._where.get(r.id) is block]
+                excess -= sum(len(record.value) + OVERHEAD for record in records)
+                leaving.append((segment, _ranges([record.seq for record in records])))
+        for topic in {block.topic for blocks in self._leaving.values() for block in blocks}:
+            self._waiting[topic] = deque(
+                record for record in self._waiting[topic] if self._where[record.id].segment not in self._leaving
+            )
+        return leaving
+
+    def _is_taken(self, block: _Block) -> bool:
+        taken = self._taken.get(block.topic, {})
+        return any(record.id in taken for record in block.records)
+
+    # The answer
+
+    def _answered(self, answer: asyncio.Future[Response]) -> None:
+        if answer.exception() is None:  # else `turn` raises it
+            self._underway = None
+            self._receive(answer.result())
+
+    def _receive(self, response: Response) -> None:
+        self._on_disk = response
+        moved, self._moving = self._moving, []
+        for block in moved:
+            self._settle(block, response)
+        for block in self._blocks.values() if response.synced or response.unsafe else ():
+            if block.segment in response.unsafe:
+                block.place = "memory"
+            elif block.place == "proper" and response.synced:
+                block.place = "synced"
+        self._let_go(response)
+        self._gaps.add(response.lost)
+        self._gaps_seen += len(response.lost)
+        for loaded in response.loaded:
+            self._take_in(loaded)
+        self._fruitless = (
+            None if response.loaded or response.handed_over or self._asked_for is None else self._asked_for
+        )
+        self._say(response)
+
+    def _settle(self, block: _Block, response: Response) -> None:
+        segment = response.placed.get(block.number)
+        if segment is not None:
+            block.segment = segment
+            block.place = "volatile" if block.number in response.volatile else "proper"
+        block.moving = False
+        self._done(block, block.meanwhile)
+        block.meanwhile = 0
+        self._offer(block)
+
+    def _offer(self, block: _Block) -> None:
+        """From now on its records may be taken."""
+        if not block.offered:
+            block.offered = True
+            records = [record for record in block.records if self._where.get(record.id) is block]
+            self._waiting.setdefault(block.topic, deque()).extend(records)
+            self.ready.set()
+
+    def _let_go(self, response: Response) -> None:
+        """Segments that left memory, or did not."""
+        leaving, self._leaving = self._leaving, {}
+        for segment, blocks in leaving.items():
+            for block in blocks:
+                records = [record for record in block.records if self._where.get(record.id) is block]
+                if segment not in response.handed_over:
+                    self._taken.setdefault(block.topic, {}).update((record.id, record) for record in records)
+                    self.give_back(records)
+                    continue
+                del self._blocks[block.number]
+                for record in records:
+                    del self._where[record.id]
+                    self._memory -= len(record.value) + OVERHEAD
+
+    def _take_in(self, loaded: Loaded) -> None:
+        """A block of backlog. What is in memory already, because a crash left it in two segments, is dropped there."""
+        records = [record for record in loaded.records if record.id not in self._where]
+        if len(records) < len(loaded.records):
+            twice = len(loaded.records) - len(records)
+            self._acknowledged[loaded.segment] = self._acknowledged.get(loaded.segment, 0) + twice
+        if not records:
+            return
+        self._number += 1
+        block = _Block(self._number, loaded.origin, records, loaded.segment)
+        self._where.update(dict.fromkeys([record.id for record in records], block))
+        self._behind.setdefault(loaded.topic, deque()).extend(records)
+        size = sum(len(record.value) for record in records)
+        self._behind_bytes[loaded.topic] = self._behind_bytes.get(loaded.topic, 0) + size
+        self.ready.set()
+
+    def _say(self, response: Response) -> None:
+        """Logs trouble when it begins, each minute, and when it is over."""
+        trouble = response.trouble
+        if response.full and not trouble:
+            trouble = "there is no room for it (spool.max_size, spool.min_free)"
+        if trouble and boottime() - self._said >= SAY_AGAIN:
+            self._said = boottime()
+            log.error("spool: %s; %d records wait in memory (room for %d bytes)", trouble, len(self), self._last_resort)
+        elif self._in_trouble and not trouble:
+            log.info("spool: the disk takes records again")
+            self._said = -SAY_AGAIN
+        self._in_trouble = bool(trouble)
+        for gap in response.lost:
+            log.error(
+                "spool: %d records of %s from %s to %s will never come: %s",
+                gap.count,
+                gap.topic,
+                gap.first_at,
+                gap.last_at,
+                gap.reason,
+            )
+
+    # When the disk does not do its part
+
+    def _go_unwritten(self) -> None:
+        """The disk does not answer: what may still go to Kafka goes, with nothing between it and a crash."""
+        if boottime() - self._said >= SAY_AGAIN:
+            self._said = boottime()
+            log.error("spool: the disk has not answered for %.0f s; records go unwritten", boottime() - self._asked)
+        self._in_trouble = True
+        for topic in list(self._new):
+            self._make_blocks(topic)
+        for block in self._blocks.values():
+            self._offer(block)
+
+    def _lose_oldest(self) -> None:
+        """Memory is full and the disk does not take what is in it."""
+        lost: list[Gap] = []
+        while self._memory > self._last_resort:
+            waiting = [queue for queue in self._waiting.values() if queue]
+            if waiting:
+                record = min(waiting, key=lambda queue: self._order(queue[0])).popleft()
+                self._forget(record)
+            else:
+                fresh = next((records for records in self._new.values() if records), None)
+                if fresh is None:
+                    break  # all of it is on its way, and bounded by how much may be
+                record = fresh.pop(0)
+                self._memory -= len(record.value) + OVERHEAD
+            self._gaps.lost(record.id)
+            lost.append(self._gap(record, "queue_full"))
+        self._gaps.add(joined(lost))
+
+    def _gap(self, record: Record, reason: str) -> Gap:
+        _, run_id, worker = self._store.origin
+        return Gap(record.topic, run_id, worker, record.seq, record.seq, 1, reason, record.at, record.at)
+
+
+def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as ranges, both ends included."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if ranges and number <= ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], number
+        else:
+            ranges.append((number, number))
+    return tuple(ranges)

@@ -1,0 +1,516 @@
+"""The spool's directory and every operation on it, one turn at a time, on whatever thread calls it.
+
+The set of files *is* the queue and unlink *is* the acknowledgement: there is no index and no counter that could
+disagree with it. A segment belongs to one topic, is appended to by one run only, and is removed when all of it was
+acknowledged. It begins *live*: its records are in memory too, and go to Kafka from there. Handed over, or found at
+the start, it is *backlog*: read back block by block, in the order of its number.
+
+Two places. Written to a file system on flash, even what is unlinked a moment later costs a journal of the names: about
+5 KB a second on ext4 whatever the rate, 65 bytes a record at 100 records a second. So live blocks go to the *volatile*
+directory first, if there is one (a tmpfs, as systemd's RuntimeDirectory= is): it survives the death of the process as
+well as the page cache does, and costs flash nothing. What is not acknowledged soon is settled: several blocks as one,
+compressed, into the directory proper, and synced.
+
+Disk trouble never raises out of a turn: it is said in the response, and the caller keeps the records in memory.
+"""
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.device.clock import boottime
+from agent.spool import segment as codec
+from agent.spool.area import Area, Aside, Found, Segment, SpoolInUse
+from agent.spool.files import Files
+from agent.spool.gaps import joined
+from agent.spool.ledger import Ledger
+from agent.spool.reading import read_segment, within
+from agent.spool.record import Gap, Origin, Record
+from agent.spool.segment import Block, Damage, Damaged, Newer
+from agent.spool.turn import Loaded, New, Request, Response
+from agent.spool.writer import Writer
+
+log = logging.getLogger(__name__)
+
+SEGMENT = 256 << 10  # bytes at which a segment is full; an eighth of max_size where that is less
+VOLATILE = 4 << 20  # bytes of memory that the volatile directory may take
+SETTLED = 512 << 10  # bytes of values that are settled as one block
+DROPS = 2  # segments that are dropped for one block on a disk that is full
+LOOK_AGAIN = 1.0  # seconds between two looks at the directory itself
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Full(OSError):
+    """No room within max_size and min_free, and nothing that may be dropped."""
+
+
+class Store:
+    """The files of one worker of one run. `volatile`: a directory that need not survive a power cut, None without."""
+
+    def __init__(
+        self,
+        directory: Path,
+        origin: Origin,
+        *,
+        max_size: int = 1 << 30,
+        min_free: int = 0,
+        volatile: Path | None = None,
+        files: Files | None = None,
+    ) -> None:
+        self._path, self._volatile_path = directory, volatile
+        self.origin = origin
+        self._max_size, self._min_free = max_size, min_free
+        self._files = files or Files()
+        self._writer = Writer(self._files, min(SEGMENT, max_size // 8))
+        self._area: Area | None = None
+        self._volatile: Area | None = None
+        self._left: set[Area] = set()  # directories that were moved away or removed
+        self._ledger = Ledger(origin, self._files)
+        self._quarantine = Aside("quarantine", self._files, max_size // 16)
+        self._rejected = Aside("rejected", self._files, max_size // 16)
+        self._ceiling: int | None = None
+        self._looked = 0.0
+        self._response = Response()
+
+    @property
+    def _segments(self) -> dict[int, Segment]:
+        return self._writer.segments
+
+    # The turn
+
+    def open(self) -> Response:
+        """Locks and lists the directories. Raises `SpoolInUse`, and nothing else: what is wrong is in the response."""
+        self._response = Response()
+        if self._volatile_path is not None:
+            try:
+                self._volatile = Area(self._volatile_path, self._files, volatile=True)
+            except (OSError, SpoolInUse) as error:
+                log.warning("%s cannot be used (%s): the spool wears flash more", self._volatile_path, error)
+        self._look_for_directory()
+        if self._volatile is not None:
+            self._rescue(self._volatile)
+        self._looked = boottime()
+        return self._answer()
+
+    def turn(self, request: Request) -> Response:
+        """Does what is wanted, as far as the disk lets it."""
+        self._response = Response()
+        if boottime() - self._looked >= LOOK_AGAIN:
+            self._look()
+        for key, _ in request.hand_over:
+            if key in self._segments:
+                self._writer.detach(self._segments[key])  # what is new does not go where it would not be wanted
+        for refused in request.refused:
+            self._set_aside(refused)
+        # Acknowledged first: mostly that removes the segment, and the next block begins a new one. But what tells of
+        # a refused record is written before it goes.
+        steps = [self._acknowledge_all, self._keep_all]
+        for step in reversed(steps) if request.refused else steps:
+            step(request)
+        if request.gaps is not None:
+            self._ledger.say(request.gaps, request.gaps_seen)
+            self._keep_gaps()
+        self._settle(request.settle)
+        if request.strict or request.sync:
+            self._sync()
+        for key, wanted in request.hand_over:
+            self._hand_over(key, wanted)
+        if request.load > 0:
+            self._load(request.load, request.held)
+        return self._answer()
+
+    def close(self) -> None:
+        """Syncs what is not synced and lets go of everything."""
+        self._sync()
+        for segment in self._segments.values():
+            if segment.file is not None:
+                self._files.close(segment.file)
+        for area in (*self._left, self._area, self._volatile):
+            if area is not None:
+                area.close()
+
+    def _answer(self) -> Response:
+        response = self._response
+        if self._writer.unsafe:
+            response.unsafe = set(self._writer.unsafe)
+            response.trouble = response.trouble or next(iter(self._writer.unsafe.values()))
+            self._writer.unsafe.clear()
+        response.bytes = self._bytes()
+        waiting = [s for s in self._segments.values() if not (s.live or s.over or s.alone)]
+        response.unread = sum(segment.size for segment in waiting if segment.blocks is None)
+        response.more = any(segment.blocks is None or segment.blocks for segment in waiting)
+        return response
+
+    def _volatile_bytes(self) -> int:
+        return sum(segment.size for segment in self._segments.values() if segment.area.volatile)
+
+    def _bytes(self) -> int:
+        on_disk = sum(segment.size for segment in self._segments.values() if not segment.area.volatile)
+        return on_disk + self._quarantine.bytes + self._rejected.bytes
+
+    def _trouble(self, what: str, error: OSError) -> None:
+        if not self._response.trouble:
+            self._response.trouble = f"{what}: {error.strerror or error}"
+
+    # Finding
+
+    def _look(self) -> None:
+        """Once a second: is the directory still there, are the files, and can now be removed what could not be?"""
+        self._looked = boottime()
+        if self._area is not None and self._is_replaced(self._area):
+            for key, segment in self._segments.items():
+                if segment.live and segment.area is self._area:
+                    self._writer.give_up(key, f"{self._path} was moved or replaced")
+            self._response.trouble = f"{self._path} was moved or replaced"
+            self._left.add(self._area)  # what is in it is read on
+            self._area = None
+        if self._area is None:
+            self._look_for_directory()
+        for key, segment in list(self._segments.items()):
+            if segment.over:
+                self._remove(key)
+            elif segment.live and segment.file is not None and self._is_gone(segment.file):
+                self._writer.give_up(key, f"{segment.name} was removed")
+        if self._ledger.due:
+            self._keep_gaps()
+        for area in self._left - {segment.area for segment in self._segments.values()}:
+            self._left.discard(area)
+            area.close()
+
+    def _is_replaced(self, area: Area) -> bool:
+        try:
+            return area.replaced()
+        except OSError as error:
+            self._trouble(str(area.path), error)
+            return False
+
+    def _is_gone(self, file: int) -> bool:
+        try:
+            return self._files.unlinked(file)
+        except OSError:
+            return True
+
+    def _look_for_directory(self) -> None:
+        """Opens the directory proper and takes in what is there; without it, records stay in memory."""
+        try:
+            area = Area(self._path, self._files)
+        except OSError as error:
+            self._trouble(str(self._path), error)
+            return
+        except SpoolInUse:
+            if self._looked:
+                self._response.trouble = f"{self._path}: another uptime-agent uses it"
+                return
+            raise
+        try:
+            found = area.found()
+            self._quarantine.look(area)
+            self._rejected.look(area)
+        except OSError as error:
+            self._trouble(str(self._path), error)
+            area.close()
+            return
+        self._area = area
+        self._take_in(area, found)
+
+    def _take_in(self, area: Area, found: Sequence[Found]) -> None:
+        older = {}
+        for each in found:
+            self._writer.number = max(self._writer.number, each.number)
+            if each.kind == "gaps":
+                self._read_gaps(area, each.name)
+                continue
+            older[self._writer.key()] = Segment(area, each.name, each.number, None, "", each.size)
+        in_order = sorted({**self._segments, **older}.items(), key=lambda item: item[1].number)
+        self._writer.segments = dict(in_order)
+        for key, segment in older.items():
+            if segment.size == 0:
+                self._remove(key)
+
+    def _rescue(self, volatile: Area) -> None:
+        """What a killed run left in the volatile directory goes to the directory proper, as the youngest backlog."""
+        try:
+            found = volatile.found()
+        except OSError as error:
+            self._trouble(str(volatile.path), error)
+            return
+        before = set(self._segments)
+        self._take_in(volatile, found)
+        old = [key for key in self._segments if key not in before]
+        new: set[int] = set()
+        try:
+            for key in old:
+                new |= self._copy(key)
+        except (OSError, Damaged) as error:
+            log.warning("%s: what is there stays there: %s", volatile.path, error)
+            old, new = list(new), set(old)
+        self._sync()
+        if self._writer.unsafe:
+            old, new = list(new), set(old)
+        for key in new:
+            self._writer.rotate(self._segments[key])
+            self._segments[key].live, self._segments[key].left, self._segments[key].blocks = False, 0, None
+        for key in old:
+            self._remove(key)
+
+    def _copy(self, key: int) -> set[int]:
+        """Writes the records of a segment again, to the directory proper. Raises `OSError` and `Damaged`."""
+        if self._area is None:
+            raise OSError(errno.ENOENT, f"{self._path} is not there")
+        segment = self._segments[key]
+        if not self._read(segment):
+            raise OSError(errno.EIO, f"{segment.name} cannot be read")
+        return {
+            self._writer.append(self._area, block.origin, block.header.topic, codec.decode(block), self._make_room)
+            for block in segment.blocks or ()
+        }
+
+    # Writing
+
+    def _keep_all(self, request: Request) -> None:
+        for new in request.new:
+            self._keep([new], None if request.strict else self._volatile)
+
+    def _keep(self, group: Sequence[New], volatile: Area | None) -> None:
+        """Writes records of one topic as one block; where it cannot, they are not in the response."""
+        records = [record for new in group for record in new.records]
+        topic, key = group[0].topic, 0
+        if volatile is not None and self._volatile_bytes() < VOLATILE:
+            try:
+                key = self._writer.append(volatile, self.origin, topic, records)
+                self._response.volatile |= {new.key for new in group}
+            except OSError as error:
+                log.debug("%s: %s", volatile.path, error)  # then to the directory proper
+        if not key:
+            try:
+                key = self._append_proper(topic, records)
+            except Full:
+                self._response.full = True
+                return
+            except OSError as error:
+                self._trouble(f"{self._path} cannot be written", error)
+                return
+        for new in group:
+            self._response.placed[new.key] = key
+
+    def _append_proper(self, topic: str, records: Sequence[Record]) -> int:
+        """To the directory proper; on a full disk the oldest make room. Raises `OSError`."""
+        drops = 0
+        while True:
+            if self._area is None:
+                raise OSError(errno.ENOENT, "the directory is not there")
+            try:
+                return self._writer.append(self._area, self.origin, topic, records, self._make_room)
+            except Full:
+                raise
+            except OSError as error:
+                drops += 1
+                if error.errno not in FULL or drops > DROPS or not self._drop_oldest():
+                    raise
+
+    def _make_room(self, size: int) -> None:
+        """Drops the oldest segments until `size` more bytes are within the bounds. Raises `Full`, and `OSError`.
+
+        Where something else has taken what should stay free, the spool does not grow, but it does not shrink for it
+        either: as journald with its SystemKeepFree= (journald.conf(5)).
+        """
+        assert self._area is not None
+        bound = self._max_size
+        if self._files.free(self._area.directory) - size < self._min_free:
+            self._ceiling = self._bytes() if self._ceiling is None else self._ceiling
+            bound = min(bound, self._ceiling)
+        else:
+            self._ceiling = None
+        while self._bytes() + size > bound:
+            if not self._drop_oldest():
+                raise Full(errno.ENOSPC, "no room")
+
+    def _sync(self) -> None:
+        self._writer.sync()
+        self._response.synced = True
+
+    def _settle(self, wanted: Sequence[New]) -> None:
+        """Writes live records again, in fewer and larger blocks, and syncs them; only then the old ones may go."""
+        groups: dict[str, list[New]] = {}
+        for new in wanted:
+            group = groups.setdefault(new.topic, [])
+            if group and sum(len(r.value) for n in (*group, new) for r in n.records) > SETTLED:
+                self._keep(group, None)
+                group.clear()
+            group.append(new)
+        for group in groups.values():
+            self._keep(group, None)
+        if wanted:
+            self._sync()
+        for new in wanted:
+            placed = self._response.placed.get(new.key)
+            if placed is not None and placed in self._writer.unsafe:
+                del self._response.placed[new.key]
+                self._acknowledge(placed, len(new.records))
+            elif placed is not None:
+                self._acknowledge(new.segment, len(new.records))
+
+    # Forgetting
+
+    def _acknowledge_all(self, request: Request) -> None:
+        for key, count in request.acknowledged.items():
+            self._acknowledge(key, count)
+
+    def _acknowledge(self, key: int, count: int) -> None:
+        segment = self._segments.get(key)
+        if segment is None:
+            return
+        segment.left -= count
+        if segment.left <= 0 and (segment.live or (segment.blocks is not None and not segment.blocks)):
+            self._remove(key)
+
+    def _remove(self, key: int) -> None:
+        """Acknowledged or told as lost: it goes. A damaged one is kept aside for people."""
+        segment = self._segments[key]
+        keep = segment.damaged and segment.area is self._area
+        error = self._writer.remove(key, self._keep_damaged if keep else None)
+        if error is not None:
+            self._trouble(f"{segment.name} cannot be removed", error)  # tried again once a second
+
+    def _keep_damaged(self, segment: Segment) -> None:
+        self._quarantine.move_in(segment.area, segment.name)
+
+    def _set_aside(self, refused: Loaded) -> None:
+        """Keeps records for people that Kafka will not take."""
+        try:
+            if self._area is None:
+                raise OSError(errno.ENOENT, f"{self._path} is not there")
+            name, data = self._writer.set_aside(refused.origin, refused.topic, refused.records)
+            self._rejected.write(self._area, name, data)
+        except OSError as error:
+            self._trouble(f"{self._rejected.name} cannot be written", error)
+
+    def _drop_oldest(self) -> bool:
+        """Makes room: what is kept for people first, then the oldest segment; False when there is nothing to drop."""
+        if self._area is None:
+            return False
+        try:
+            for aside in (self._quarantine, self._rejected):
+                if aside.bytes:
+                    aside.empty(self._area)
+                    return True
+        except OSError as error:
+            self._trouble(f"{aside.name} cannot be emptied", error)
+        for key, segment in self._segments.items():
+            if segment.area is self._area and not (segment.live or segment.left or segment.over or segment.alone):
+                return self._drop(key, segment)
+        return False
+
+    def _drop(self, key: int, segment: Segment) -> bool:
+        """Whether it is gone. Its gaps are on disk before it is, unless there is room for them only then."""
+        if segment.blocks is None and not self._read(segment):
+            return False
+        gaps = joined(
+            row for block in segment.blocks or () for row in within(block.header.gap("spool_full"), segment.wanted)
+        )
+        self._lose(gaps)
+        if self._ledger.due and self._response.trouble:
+            log.debug("%s: dropped before its gaps are on disk", segment.name)
+        segment.damaged = False
+        self._remove(key)
+        if self._ledger.due:
+            self._keep_gaps()
+        return key not in self._segments
+
+    # Gaps
+
+    def _lose(self, gaps: Sequence[Gap]) -> None:
+        if gaps:
+            self._response.lost += gaps
+            self._ledger.add(gaps)
+            self._keep_gaps()
+
+    def _keep_gaps(self) -> None:
+        try:
+            if self._area is None:
+                raise OSError(errno.ENOENT, f"{self._path} is not there")
+            self._ledger.write(self._area, self._writer.name(self.origin, "gaps"))
+        except OSError as error:
+            self._trouble("gaps cannot be kept", error)
+
+    def _read_gaps(self, area: Area, name: str) -> None:
+        try:
+            self._response.lost += self._ledger.read(area, name)
+        except OSError as error:
+            self._trouble(f"{name} cannot be read", error)
+
+    # Backlog
+
+    def _hand_over(self, key: int, wanted: tuple[tuple[int, int], ...] | None) -> None:
+        """From now on its records are on disk only."""
+        segment = self._segments.get(key)
+        if segment is None or segment.area.volatile:
+            return
+        if segment.dirty or segment.named:
+            self._sync()
+        if key in self._writer.unsafe:
+            return
+        self._writer.detach(segment)
+        self._writer.shut(segment)
+        segment.live, segment.left, segment.wanted = False, 0, wanted
+        self._response.handed_over.add(key)
+
+    def _load(self, limit: int, held: frozenset[str]) -> None:
+        for key, segment in list(self._segments.items()):
+            if limit <= 0:
+                return
+            if segment.live or segment.over or segment.alone or segment.topic in held:
+                continue
+            if segment.blocks is None and not self._read(segment):
+                continue
+            if segment.topic in held:
+                segment.blocks = None  # a topic is known by reading; the bytes are read again when they are wanted
+                continue
+            while segment.blocks and limit > 0:
+                limit -= self._load_block(key, segment, segment.blocks.popleft())
+            if not segment.blocks and segment.left <= 0:
+                self._remove(key)
+
+    def _load_block(self, key: int, segment: Segment, block: Block) -> int:
+        """Bytes of values that were loaded."""
+        try:
+            records = codec.decode(block)
+        except Damaged as error:
+            log.warning("%s: a block is damaged: %s", segment.name, error)
+            segment.damaged = True
+            self._lose(within(block.header.gap("damaged"), segment.wanted))
+            return 0
+        if segment.wanted is not None:
+            records = [r for r in records if any(first <= r.seq <= last for first, last in segment.wanted)]
+        if records:
+            segment.left += len(records)
+            self._response.loaded.append(Loaded(key, block.origin, block.header.topic, records))
+        return sum(len(record.value) for record in records)
+
+    def _read(self, segment: Segment) -> bool:
+        """Whether its blocks are there to be taken; what is damaged is told."""
+        try:
+            found = read_segment(self._files, segment.area.directory, segment.name, segment.size)
+        except FileNotFoundError:
+            log.warning("%s: it was removed by someone", segment.name)
+            self._lose(segment.all_of_it("spool_removed"))
+            found = []
+        except OSError as error:
+            self._trouble(f"{segment.name} cannot be read", error)
+            log.warning("%s: cannot be read and is left alone: %s", segment.name, error)
+            segment.alone = True
+            return False
+        if isinstance(found, Newer):
+            log.warning("%s: of a newer agent (version %d): left alone", segment.name, found.version)
+            segment.alone = True
+            return False
+        segment.blocks = deque(each for each in found if isinstance(each, Block))
+        if segment.blocks:
+            segment.topic = segment.blocks[0].header.topic
+        for damage in (each for each in found if isinstance(each, Damage)):
+            log.warning("%s: %d bytes at %d are damaged", segment.name, damage.length, damage.offset)
+            segment.damaged = segment.damaged or not damage.torn
+            self._lose([row for gap in damage.lost for row in within(gap, segment.wanted)])
+        return True
