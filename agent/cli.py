@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: what is loaded now is the newest anyway
     from agent import daemon
     from agent.config import ConfigError, load
     from agent.delivery.kafka import refusal
@@ -176,7 +177,8 @@ def _watch(options: argparse.Namespace) -> int:
         return _complain([f"--since: {error}"], USAGE)
     if options.bootstrap_servers is not None:
         kafka = msgspec.structs.replace(kafka, bootstrap_servers=tuple(options.bootstrap_servers.split(",")))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves the terminal as it was, as Ctrl-C does
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # leaves the terminal as it was, as Ctrl-C does
     try:
         watch(read(kafka, options.topic or kafka.topic, since), live=sys.stdout.isatty(), as_json=options.json)
     except DeliveryError as error:

@@ -4,11 +4,14 @@ Measuring never waits for delivery, and delivery never for measuring; between th
 """
 
 import asyncio
+import concurrent.futures
 import logging
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -39,11 +42,23 @@ from agent.verdict import Evidence, judge
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 HEARTBEAT_SECONDS = 15.0
 PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
-FLUSH_SECONDS = 5.0  # and what waits for Kafka has this long; together well under a stop's limit of 10 s
+FLUSH_SECONDS = 5.0  # and what waits for Kafka this long; with a second grace for what was cancelled, 7 s of 10 at most
+BEGIN_AGAIN_SECONDS = 5.0
 TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
-PROBLEMS_TOLD = 50  # of a `config_rejected` event
+PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
+ONLY_WITH_A_RESTART = (
+    "agent.id",
+    "state_directory",
+    "spool.directory",
+    "status.listen",
+    "workers",
+    "kafka.topic",
+    "kafka.events_topic",
+)
 
 
 def run(path: Path, config: Config) -> int:
@@ -94,6 +109,17 @@ class Results:
         return figures
 
 
+class Prepared(NamedTuple):
+    """A configuration that was found good, and what could still have failed: made, and not in force yet.
+
+    `probers`: by id, of the targets that are new or changed; `sink`: None where Kafka is used as before.
+    """
+
+    config: Config
+    probers: dict[str, Prober]
+    sink: KafkaSink | None
+
+
 class Daemon:
     """All parts of one running agent. To be made on the running loop."""
 
@@ -110,11 +136,12 @@ class Daemon:
         )
         self._scheduler = Scheduler(config.agent.id, self._results)
         self._resolver = Resolver()
+        self._noted: set[str] = set()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
     async def run(self) -> int:
-        """Until a signal asks to stop: exit status 0. 1 when a part died that the agent cannot do without."""
+        """Until a signal asks to stop: exit status 0. 1 when the delivery died, which the agent cannot do without."""
         loop = asyncio.get_running_loop()
         for stopping in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(stopping, self._stop.set)
@@ -128,14 +155,14 @@ class Daemon:
             self._run.run_id,
         )
         self._tell(Started, previous=self._previous)
-        self._apply(self._config)
+        self._apply(Prepared(self._config, self._probers_of(self._config.targets), None))
         parts = [
             loop.create_task(part, name=name)
             for name, part in (
                 ("stop", self._stop.wait()),
                 ("delivery", self._forwarder.run()),
-                ("reload", self._reload_when_asked()),
-                ("heartbeat", self._beat()),
+                ("reload", self._again_and_again(self._reload_when_asked)),
+                ("heartbeat", self._again_and_again(self._beat)),
             )
         ]
         ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -145,6 +172,15 @@ class Daemon:
             status = 1
         await self._stop_in_order(parts)
         return status
+
+    async def _again_and_again(self, part: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Runs for ever what measuring can do without: its failure is said, and it begins again."""
+        while True:
+            try:
+                await part()
+            except Exception:
+                log.exception("a part failed, measuring goes on; it begins again in %.0f s", BEGIN_AGAIN_SECONDS)
+                await asyncio.sleep(BEGIN_AGAIN_SECONDS)
 
     async def _stop_in_order(self, parts: list[asyncio.Task[Any]]) -> None:
         """Measuring first, so that all of it is recorded; then what waits goes to Kafka, within bounds."""
@@ -162,38 +198,53 @@ class Daemon:
         log.info("stopped")
 
     async def _reload_when_asked(self) -> None:
-        """Loads, validates all of it, and only then applies. Signals during a reload make one more."""
-        while True:
-            await self._reload.wait()
-            self._reload.clear()
-            try:
-                # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
-                self._apply(await asyncio.to_thread(load, self._path, refusal=refusal))
-            except ConfigError as error:
-                self._reject([str(problem) for problem in error.problems])
-            except DeliveryError as error:
-                self._reject([f"{self._path}: kafka: {error}"])
+        """Loads, validates all of it, and only then applies. A signal during a reload makes one more."""
+        await self._reload.wait()
+        self._reload.clear()
+        try:
+            # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
+            self._apply(await _in_thread(self._prepare))
+        except ConfigError as error:
+            self._reject([str(problem) for problem in error.problems])
+        except DeliveryError as error:
+            self._reject([f"{self._path}: kafka: {error}"])
+        except Exception as error:
+            self._reject([f"{self._path}: cannot be taken in: {error!r}"])
+            raise
+
+    def _prepare(self) -> Prepared:
+        """Loads the configuration and makes all that can fail. Raises `ConfigError` and `DeliveryError`."""
+        config = self._keep_what_needs_a_restart(load(self._path, refusal=refusal))
+        running = {target.id: target for target in self._config.targets if target.enabled}
+        probers = self._probers_of(target for target in config.targets if running.get(target.id) != target)
+        changed = config.kafka != self._config.kafka
+        return Prepared(config, probers, KafkaSink(config.kafka, config.agent.id, self._clock) if changed else None)
+
+    def _probers_of(self, targets: Iterable[Target]) -> dict[str, Prober]:
+        return {target.id: prober_of(target, self._resolver) for target in targets if target.enabled}
 
     def _reject(self, problems: Sequence[str]) -> None:
         for problem in problems[:PROBLEMS_TOLD]:
             log.error("%s", problem)
-        log.error("%s: %d problems; the configuration before stays in force", self._path, len(problems))
-        self._tell(ConfigRejected, problems=tuple(problems[:PROBLEMS_TOLD]))
+        log.error("%s: %d problem(s); the configuration before stays in force", self._path, len(problems))
+        told = list(problems[:PROBLEMS_TOLD])
+        if len(problems) > PROBLEMS_TOLD:
+            told.append(f"{self._path}: and {len(problems) - PROBLEMS_TOLD} more problems")
+        self._tell(ConfigRejected, problems=tuple(told))
 
-    def _apply(self, wanted: Config) -> None:
-        """Makes everything equal to `wanted`, save what needs a restart, which is said.
-
-        What can be refused comes first: when this raises `DeliveryError`, nothing has changed.
-        """
-        config = self._keep_what_needs_a_restart(wanted)
-        if config.kafka != self._config.kafka:
-            self._forwarder.replace(KafkaSink(config.kafka, config.agent.id, self._clock), config.kafka.tick)
+    def _apply(self, prepared: Prepared) -> None:
+        """Puts in force what was prepared; nothing here can fail."""
+        config, probers, sink = prepared
+        if sink is not None:
+            self._forwarder.replace(sink, config.kafka.tick)
         for note in config.notes:
-            log.warning("%s", note)
+            if note not in self._noted:
+                log.warning("%s", note)
+        self._noted = set(config.notes)
         self._config = config
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)
-        self._scheduler.reconcile(config.targets, self._prober_of)
+        self._scheduler.reconcile(config.targets, lambda target: probers[target.id])
         log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
         self._tell_applied(config)
 
@@ -219,27 +270,37 @@ class Daemon:
             workers=now.workers,
             kafka=replace(wanted.kafka, topic=now.kafka.topic, events_topic=now.kafka.events_topic),
         )
-        for section in ("agent", "state_directory", "spool", "status", "workers", "kafka"):
-            if getattr(kept, section) != getattr(wanted, section):
-                log.warning("%s: a part of it changes only with a restart: systemctl restart uptime-agent", section)
+        for key in ONLY_WITH_A_RESTART:
+            if attrgetter(key)(kept) != attrgetter(key)(wanted):
+                log.warning("%s: its change takes effect with a restart of the agent", key)
         return kept
 
-    def _prober_of(self, target: Target) -> Prober:
-        return prober_of(target, self._resolver)
-
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            waiting = self._queue.waiting()
-            self._tell(
-                Heartbeat,
-                targets=len(self._scheduler),
-                spool_records=waiting.records,
-                spool_bytes=waiting.bytes,
-                spool_oldest_s=waiting.oldest_s,
-                **self._results.since_last(),
-                **msgspec.structs.asdict(read_vitals()),
-            )
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        waiting = self._queue.waiting()
+        self._tell(
+            Heartbeat,
+            targets=len(self._scheduler),
+            spool_records=waiting.records,
+            spool_bytes=waiting.bytes,
+            spool_oldest_s=waiting.oldest_s,
+            **self._results.since_last(),
+            **msgspec.structs.asdict(read_vitals()),
+        )
 
     def _tell(self, kind: type[Event], **fields: Any) -> None:
         self._queue.append(self._recorder.event(kind, **fields))
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """What `work` returns or raises. Unlike an executor's, the thread is not waited for when the agent stops."""
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  (raised where it is awaited)
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(done)

@@ -21,7 +21,7 @@ def set_up(level: str) -> None:
     if _read_by_journal():
         stream.setFormatter(_JournalFormatter("%(message)s"))
     else:
-        stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
+        stream.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[stream], force=True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from agent.config import Config, load, of_url
 from agent.config.model import Target
@@ -45,7 +46,8 @@ def measure(config: Config) -> Iterator[tuple[Status, bytes]]:
     """
     clock, evidence = Clock(config.clock.synchronized), Evidence()
     recorder = Recorder(config, Run(0, secrets.token_hex(8)), clock)
-    measurements = asyncio.run(_measure_all(config.targets))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the daemon does: the same figures
+        measurements = runner.run(_measure_all(config.targets))
     for measurement in measurements:
         evidence.note(measurement.target, measurement.result, boottime())
     for measurement in measurements:

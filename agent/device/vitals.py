@@ -21,11 +21,18 @@ class Vitals(msgspec.Struct, frozen=True):
 
 def read_vitals() -> Vitals:
     """Reads /proc and /sys; about a millisecond."""
-    sensors = [reading.current for group in psutil.sensors_temperatures().values() for reading in group]
     return Vitals(
         rss_bytes=psutil.Process().memory_info().rss,
         memory_available_bytes=psutil.virtual_memory().available,
         load=os.getloadavg(),
-        temperature_c=max(sensors, default=None),
+        temperature_c=_hottest(),
         throttled=None,
     )
+
+
+def _hottest() -> float | None:
+    try:
+        sensors = psutil.sensors_temperatures()
+    except OSError:  # one that is there and cannot be read
+        return None
+    return max((reading.current for group in sensors.values() for reading in group), default=None)
