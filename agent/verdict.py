@@ -5,6 +5,8 @@ seen to work: the target itself took the connection before it fell silent, or *a
 `PROOF_SECONDS`. A resolver's failure is `down` only when that resolver answered for another target in that time.
 """
 
+import ipaddress
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -13,6 +15,7 @@ from agent.config.model import Target
 from agent.probers.result import Error, Result
 
 Status = Literal["up", "down", "unknown"]
+Reach = Literal["here", "near", "far"]
 
 PROOF_SECONDS = 30.0
 
@@ -42,20 +45,23 @@ class Evidence:
     """What this device saw lately that tells its own troubles from a target's. Times are seconds since boot."""
 
     def __init__(self) -> None:
-        self._answers = _Recent()
+        self._answers: dict[Reach, _Recent] = {"near": _Recent(), "far": _Recent()}
         # By the target's `resolver` option; None is the host's own.
         self._resolvers: dict[str | None, _Recent] = {}
 
     def note(self, target: Target, result: Result, now: float) -> None:
         """Takes a result in: whose address answered, and which resolver."""
-        if result.peer is not None and _answered(result) and not _is_loopback(result.peer.address):
-            self._answers.saw(target.id, now)
+        if result.peer is not None and _answered(result) and (reach := _reach(result.peer.address)) != "here":
+            self._answers[reach].saw(target.id, now)
         if result.resolver is not None:
             self._resolvers.setdefault(target.resolver, _Recent()).saw(target.id, now)
 
-    def uplink_proven(self, target: Target, now: float) -> bool:
-        """Did anything beyond this device answer another target lately?"""
-        return self._answers.saw_other_than(target.id, now - PROOF_SECONDS)
+    def uplink_proven(self, target: Target, result: Result, now: float) -> bool:
+        """Did anything as far away as this answer another target lately? A neighbour is no witness for the world."""
+        reaches: tuple[Reach, ...] = ("far",)
+        if result.peer is not None and _reach(result.peer.address) == "near":
+            reaches = ("near", "far")
+        return any(self._answers[reach].saw_other_than(target.id, now - PROOF_SECONDS) for reach in reaches)
 
     def resolver_proven(self, target: Target, now: float) -> bool:
         """Did this target's resolver answer for another target lately?"""
@@ -74,9 +80,9 @@ def judge(
         told = f"this device's clock is not synchronized, so the certificate's dates cannot be judged: {error.message}"
         return "unknown", Error(error.phase, "clock_unsynchronized", "local", told[:500])
     if error.attribution == "path":
-        if result.peer is not None and _is_loopback(result.peer.address):
+        if result.peer is not None and _reach(result.peer.address) == "here":
             return "down", msgspec.structs.replace(error, attribution="target")
-        if _answered(result) or evidence.uplink_proven(target, now):
+        if _answered(result) or evidence.uplink_proven(target, result, now):
             return "down", error
         return "unknown", msgspec.structs.replace(error, attribution="unknown")
     if error.attribution == "resolver":
@@ -92,5 +98,8 @@ def _answered(result: Result) -> bool:
     return error.code in ("connect_refused", "connect_reset")
 
 
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"
+@lru_cache(maxsize=4_096)
+def _reach(address: str) -> Reach:
+    """How far away it is: this device, a network that is not the Internet (RFC 6890), or the Internet."""
+    parsed = ipaddress.ip_address(address)
+    return "here" if parsed.is_loopback else "far" if parsed.is_global else "near"

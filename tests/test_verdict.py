@@ -88,6 +88,19 @@ def test_what_is_no_proof_of_the_uplink(result):
     assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
 
 
+def test_a_neighbour_is_no_witness_for_the_world():
+    """That the router answers says nothing about the way out; an answer from the world proves the way to both."""
+    silent = failed("connect_timeout", "path", "connect", peer=Peer("9.9.9.9", 80, "ipv4"))
+    evidence = Evidence()
+    evidence.note(OTHER, answered(Peer("192.168.1.1", 80, "ipv4")), 99.0)
+    assert verdict(silent, evidence)[0] == "unknown"
+    evidence.note(OTHER, answered(Peer("2620:fe::9", 80, "ipv6")), 99.0)
+    assert verdict(silent, evidence)[0] == "down"
+    assert (
+        verdict(failed("connect_timeout", "path", "connect", peer=Peer("10.0.0.1", 80, "ipv4")), evidence)[0] == "down"
+    )
+
+
 def test_a_refusal_elsewhere_proves_the_uplink():
     """Even a refused connection came back from beyond."""
     evidence = Evidence()
