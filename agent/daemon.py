@@ -36,6 +36,7 @@ from agent.record import (
     Recorder,
     Started,
     Stopping,
+    whole_ms,
 )
 from agent.schedule import Measurement, Missed, Scheduler
 from agent.verdict import Evidence, judge
@@ -250,7 +251,7 @@ class Daemon:
 
     def _tell_applied(self, config: Config) -> None:
         shown = [
-            AppliedTarget(target.id, target.shown_url, type_of(target), target.interval * 1000, target.labels)
+            AppliedTarget(target.id, target.shown_url, type_of(target), whole_ms(target.interval), target.labels)
             for target in config.targets
             if target.enabled
         ]

@@ -261,7 +261,7 @@ class Recorder:
             at=now,
             **fields,
         )
-        return Record(self._events_topic, tag.seq, event.id, now, self._encode(event))
+        return self._numbered(Record(self._events_topic, tag.seq, event.id, now, self._encode(event)))
 
     def gap(self, gap: Gap) -> Record:
         """The event that tells records which will never come, all of this run and worker."""
@@ -275,22 +275,38 @@ class Recorder:
             agent=tag,
             location=self._location,
             target=TargetTag(
-                target.id, prober.type, target.shown_url, _ms(target.interval), _ms(target.timeout), target.labels
+                target.id,
+                prober.type,
+                target.shown_url,
+                whole_ms(target.interval),
+                whole_ms(target.timeout),
+                target.labels,
             ),
             scheduled_at=scheduled_at,
             clock=self._clock_tag(boottime_s),
             **found,
         )
-        return Record(self._topic, tag.seq, record.id, scheduled_at, self._encode(record))
+        return self._numbered(Record(self._topic, tag.seq, record.id, scheduled_at, self._encode(record)))
+
+    def _numbered(self, record: Record) -> Record:
+        """Only now is its number spent: one that could not be encoded leaves no hole that nobody could explain."""
+        self._seqs[record.topic] = record.seq
+        return record
 
     def _tag(self, topic: str) -> AgentTag:
-        seq = self._seqs[topic] = self._seqs.get(topic, 0) + 1
+        seq = self._seqs.get(topic, 0) + 1
         run = self._run
         return AgentTag(self._agent_id, __version__, run.run, run.run_id, self._worker, seq, self._digest)
 
     def _clock_tag(self, boottime_s: float) -> ClockTag:
         state = self._clock.state()
         return ClockTag(state.synchronized, state.max_error_ms, self._boot_id, round(boottime_s, 6))
+
+
+def whole_ms(seconds: float) -> float:
+    """Configured seconds as milliseconds: `10000`, not `10000.0`, which some consumers cannot read as a whole number."""
+    milliseconds = _ms(seconds)
+    return int(milliseconds) if milliseconds.is_integer() else milliseconds
 
 
 def _ms(seconds: float) -> float:

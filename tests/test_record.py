@@ -101,8 +101,8 @@ def test_a_whole_result():
             "id": "shop",
             "type": "http",
             "url": "https://shop.example/",
-            "interval_ms": 10000.0,
-            "timeout_ms": 3000.0,
+            "interval_ms": 10000,
+            "timeout_ms": 3000,
             "labels": {"team": "web"},
         },
         "scheduled_at": "2025-11-24T16:00:00.000000Z",
@@ -253,3 +253,18 @@ def test_the_schema_refuses_what_is_wrong():
     del value["target"]
     with pytest.raises(jsonschema.ValidationError):
         RESULT.validate(value)
+
+
+def test_a_record_that_cannot_be_encoded_leaves_no_hole():
+    """Its number goes to the next one."""
+    recorder = a_recorder()
+    broken = Result(1.0, Phases(), Error("wait", "http_protocol", "target", "\ud800"))
+    with pytest.raises(UnicodeEncodeError):
+        recorder.measured(a_measurement(broken), "down", broken.error)
+    assert recorder.measured(a_measurement(Result(1.0, Phases())), "up", None).seq == 1
+
+
+def test_whole_milliseconds_are_whole_numbers():
+    """An interval is written as 10000, and only what is not whole with its fraction."""
+    value = a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None).value
+    assert b'"interval_ms":10000,"timeout_ms":3000,' in value
