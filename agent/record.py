@@ -304,7 +304,7 @@ class Recorder:
 
 
 def whole_ms(seconds: float) -> float:
-    """Configured seconds as milliseconds: `10000`, not `10000.0`, which some consumers cannot read as a whole number."""
+    """Configured seconds as milliseconds: `10000`, not `10000.0`, which not every consumer reads as a whole number."""
     milliseconds = _ms(seconds)
     return int(milliseconds) if milliseconds.is_integer() else milliseconds
 
