@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 # A tick that is later than this is not measured any more, which also bounds what runs at once after a stall.
 LATEST = 1.0
-# Beyond its deadline a prober has this long to return before it is cancelled at the target's next tick.
+# A prober that a tick finds at work beyond its deadline has this long to return before a later tick cancels it. From
+# that tick on, and not from the deadline: after a stall of the loop even an obedient one had no turn to end in.
 GRACE = 1.0
 
 
@@ -69,7 +70,7 @@ def phase_of(agent_id: str, target_id: str, interval: float) -> float:
 class _Entry:
     """One running target. Its next tick is number `tick` of the grid `base + tick * interval` (seconds since boot)."""
 
-    __slots__ = ("base", "current", "deadline", "probe", "prober", "target", "tick")
+    __slots__ = ("base", "current", "deadline", "overdue", "probe", "prober", "target", "tick")
 
     def __init__(self, target: Target, prober: Prober, base: float) -> None:
         self.target = target
@@ -79,6 +80,7 @@ class _Entry:
         self.current = True  # False: left the configuration; its place in the heap is void
         self.probe: asyncio.Task[None] | None = None
         self.deadline = 0.0
+        self.overdue: float | None = None  # when a tick first found the probe beyond its deadline
 
     def due(self) -> float:
         return self.base + self.tick * self.target.interval
@@ -177,19 +179,28 @@ class Scheduler:
         entry.tick += newest + 1
         missed, reason = newest, f"the agent was {now - first:.1f} s late: the device was busy or suspended"
         if entry.probe is not None:
-            missed, reason = newest + 1, "the measurement before was still running"
-            if now > entry.deadline + GRACE:
-                log.error("%s: a probe did not obey its deadline and was cancelled", entry.target.id)
-                entry.probe.cancel()
+            missed = newest + 1
+            if not newest and now - first <= LATEST:
+                reason = "the measurement before was still running"
+            self._judge_overdue(entry, entry.probe, now)
         elif now - scheduled > LATEST:
             missed = newest + 1
         else:
-            entry.deadline = now + entry.target.timeout
+            entry.deadline, entry.overdue = now + entry.target.timeout, None
             entry.probe = self._loop.create_task(self._probe(entry, scheduled))
             self._in_flight[entry.probe] = (entry, scheduled)
             entry.probe.add_done_callback(self._ended)
         if missed:
             self._missed(entry, first, missed, reason)
+
+    def _judge_overdue(self, entry: _Entry, probe: asyncio.Task[None], now: float) -> None:
+        """Cancels a probe that had time and turns enough to obey its deadline."""
+        if entry.overdue is None:
+            if now > entry.deadline:
+                entry.overdue = now
+        elif now > entry.overdue + GRACE:
+            log.error("%s: a probe did not obey its deadline and was cancelled", entry.target.id)
+            probe.cancel()
 
     async def _probe(self, entry: _Entry, scheduled: float) -> None:
         started, wall, monotonic = boottime(), time.time(), time.monotonic()

@@ -46,6 +46,17 @@ class Sleeping(Instant):
         return Result(self.seconds * 1000, Phases())
 
 
+class Silent(Instant):
+    """A prober whose target never answers: it ends at its deadline."""
+
+    async def probe(self, deadline):
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                await asyncio.sleep(3600)
+        except TimeoutError:
+            return Result(1.0, Phases())
+
+
 class Broken(Instant):
     """A prober with a bug."""
 
@@ -154,6 +165,21 @@ async def test_a_hung_prober_is_cancelled(scheduler, outcomes, monkeypatch, capl
     assert "did not obey its deadline" in caplog.text
     assert "the prober hung" in [miss.reason for miss in outcomes.misses]
     assert outcomes.measurements
+
+
+async def test_a_stall_is_not_blamed_on_probes(scheduler, outcomes, caplog):
+    """Probes whose deadline passed while the whole loop stood still obey it in its next turns, and are recorded."""
+    scheduler.reconcile([a_target(f"t{n}", interval=1.0) for n in range(20)], lambda target: Silent())
+    await asyncio.sleep(0.8)
+    in_flight = {entry.target.id for entry, _ in scheduler._in_flight.values()}
+    assert len(in_flight) > 5
+    time.sleep(3)
+    await asyncio.sleep(0.2)
+    assert "did not obey" not in caplog.text
+    assert {measurement.target.id for measurement in outcomes.measurements} >= in_flight
+    stalled = [miss for miss in outcomes.misses if miss.target.id in in_flight]
+    assert len(stalled) == len(in_flight)
+    assert all(miss.ticks in (2, 3) and " s late: the device was busy" in miss.reason for miss in stalled)
 
 
 async def test_no_burst_after_a_stall(scheduler, outcomes):
