@@ -19,6 +19,7 @@ from agent.probers.tls import context_of
 
 _DIGITS = 3  # of milliseconds
 _LONGEST_MESSAGE = 500  # characters
+_LONGEST_SHOWN = 2_048  # characters of a hop's URL: a hundred of them are a record that Kafka still takes
 # Headers sent only to the origin they were configured for (RFC 9110, section 15.4), as is every `Secret`.
 _OWN_HEADERS = {"authorization", "cookie", "proxy-authorization", "host"}
 _METHODS_WITH_CONTENT = {"POST", "PUT", "PATCH"}
@@ -219,7 +220,7 @@ class HttpProber:
         shown = self._mask.url(url.geturl())
         if any(self._mask.text(plain) != plain for plain in (unquote(shown), unquote_plus(shown))):
             return MASK
-        return shown
+        return shown[:_LONGEST_SHOWN]
 
     def _masked(self, error: Error | None) -> Error | None:
         """Messages may hold a name that a server chose."""

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 
+import msgspec
 import pytest
 
 from agent.config.model import Secret
@@ -321,3 +322,16 @@ async def test_a_url_with_a_secret_in_its_query_is_shown_without_it():
     assert failure(result) == ("redirect_loop", "receive", "target")
     assert [hop.url for hop in result.http.hops] == [there.url("/first?token=***")]
     assert there.url("/next?token=***") in result.error.message
+
+
+async def test_long_redirects_do_not_make_the_record_too_large():
+    """A server that redirects on to ever other long URLs gets a result of a size that Kafka takes."""
+    number = iter(range(1000))
+
+    async def onward(there, reader, writer):
+        await answers(redirect(f"/{next(number)}/" + "\N{SNOWMAN}" * 2_600))(there, reader, writer)
+
+    async with site(onward) as there:
+        result = await measure(there.url(), redirects=100)
+    assert result.error.code == "redirect_loop"
+    assert len(msgspec.json.encode(result)) < 500_000
