@@ -72,11 +72,11 @@ class _Entry:
 
     __slots__ = ("base", "current", "deadline", "overdue", "probe", "prober", "target", "tick")
 
-    def __init__(self, target: Target, prober: Prober, base: float) -> None:
+    def __init__(self, target: Target, prober: Prober, base: float, after: float) -> None:
         self.target = target
         self.prober = prober
         self.base = base
-        self.tick = math.floor((boottime() - base) / target.interval) + 1
+        self.tick = math.floor((after - base) / target.interval) + 1
         self.current = True  # False: left the configuration; its place in the heap is void
         self.probe: asyncio.Task[None] | None = None
         self.deadline = 0.0
@@ -116,6 +116,8 @@ class Scheduler:
             for target_id, target in wanted.items()
             if target_id not in self._entries or self._entries[target_id].target != target
         }
+        # What is due by now is measured or told as it was configured; the new begins after that, and no tick is lost.
+        now = self._turn()
         for target_id, entry in list(self._entries.items()):
             if target_id not in wanted or target_id in fresh:
                 entry.current = False
@@ -123,7 +125,7 @@ class Scheduler:
         for target_id, prober in fresh.items():
             target = wanted[target_id]
             phase = phase_of(self._agent_id, target_id, target.interval)
-            entry = _Entry(target, prober, phase - self._wall_at_boot % target.interval)
+            entry = _Entry(target, prober, phase - self._wall_at_boot % target.interval, now)
             self._entries[target_id] = entry
             self._push(entry)
         # Without this, edits that move targets about would leave their void places behind until each is due.
@@ -158,8 +160,8 @@ class Scheduler:
             wait = min(max(self._heap[0][0] - boottime(), 0.0), 60.0)
             self._timer = self._loop.call_later(wait, self._turn)
 
-    def _turn(self) -> None:
-        """Runs what is due, and sets the timer for what comes next."""
+    def _turn(self) -> float:
+        """Runs what is due, and sets the timer for what comes next; returns the time up to which that is."""
         now = self.last_turn = boottime()
         while self._heap and self._heap[0][0] <= now:
             entry = self._heap[0][2]
@@ -170,6 +172,7 @@ class Scheduler:
             else:
                 heapq.heappop(self._heap)
         self._arm()
+        return now
 
     def _tick(self, entry: _Entry, now: float) -> None:
         """Measures the newest tick that is due, unless it is too late for it; tells the ticks that were missed."""

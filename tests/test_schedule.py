@@ -239,6 +239,19 @@ async def test_reconcile_leaves_the_rest_alone(scheduler, outcomes):
     assert not probe.cancelled()
 
 
+async def test_a_reload_loses_no_tick(scheduler, outcomes):
+    """A target that changes while the loop is late: each tick of its grid is measured or told, none twice."""
+    scheduler.reconcile([a_target()], lambda target: Instant())
+    await asyncio.sleep(1.5 * INTERVAL)
+    time.sleep(3 * INTERVAL)  # the whole loop stands still
+    scheduler.reconcile([a_target(labels={"a": "b"})], lambda target: Instant())
+    await asyncio.sleep(2.5 * INTERVAL)
+    ticks = sorted(
+        outcomes.scheduled() + [miss.scheduled + n * INTERVAL for miss in outcomes.misses for n in range(miss.ticks)]
+    )
+    assert set(steps(ticks)) == {1.0}
+
+
 async def test_a_probe_of_a_removed_target_ends_and_is_recorded(scheduler, outcomes):
     """Removal stops the ticks, not the probe in flight."""
     scheduler.reconcile([a_target()], lambda target: Sleeping(INTERVAL / 2))
