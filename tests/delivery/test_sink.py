@@ -8,9 +8,10 @@ import time
 import pytest
 from confluent_kafka import KafkaError
 
+from agent.config.kafka_properties import owned
 from agent.config.model import Kafka
 from agent.delivery import kafka
-from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
+from agent.delivery.kafka import OWNED, DeliveryError, KafkaSink, refusal
 from agent.device.clock import Clock
 from tests.delivery.line import AGENT, EVENTS, RESULTS, ids, running, said
 from tests.delivery.mock_cluster import INIT_PRODUCER_ID, PRODUCE, MockCluster
@@ -162,3 +163,9 @@ def test_properties_are_checked_without_a_broker():
     assert refusal(Kafka(("127.0.0.1:1",), properties={"no.such": "x"})) == 'No such configuration property: "no.such"'
     with pytest.raises(DeliveryError, match=r"no\.such"):
         KafkaSink(Kafka(("127.0.0.1:1",), properties={"no.such": "x"}), AGENT, Clock("yes"))
+
+
+@pytest.mark.parametrize("name", [*OWNED, "bootstrap.servers"])
+def test_what_the_agent_sets_cannot_be_configured(name):
+    """Each property that the sink sets for its promises is refused in a configuration."""
+    assert owned(name)
