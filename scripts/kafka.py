@@ -135,8 +135,11 @@ def parsed() -> argparse.Namespace:
 
 def say(text: str) -> None:
     """Tells a person how it gets on, who may have left."""
-    with contextlib.suppress(BrokenPipeError):
+    try:
         print(f"kafka: {text}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        # What is still buffered goes nowhere: Python flushes it at the end, and would exit with 120 if it could not.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:

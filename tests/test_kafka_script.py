@@ -121,9 +121,11 @@ def test_data_in_use(tmp_path, kafka):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_it_ends_with_all_of_its_own(tmp_path, kafka, number):
     """A signal ends it in order and leaves nothing; even kill -9 takes the broker along."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("PYTHONUNBUFFERED", None)  # which hides that the last words could not be written
     process = subprocess.Popen(
         [SCRIPT, "--port", "0"],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -134,8 +136,8 @@ def test_it_ends_with_all_of_its_own(tmp_path, kafka, number):
     limit = time.monotonic() + LONG
     while not (brokers := with_argument(str(tmp_path))):
         assert time.monotonic() < limit
+    process.stderr.close()  # whoever read how it gets on has left, which changes nothing
     process.send_signal(number)
-    process.stderr.close()
     assert process.wait(LONG) == (-9 if number == signal.SIGKILL else 0)
     while with_argument(str(tmp_path)):
         assert time.monotonic() < limit, brokers

@@ -24,6 +24,8 @@ def _librdkafka() -> ctypes.CDLL:
     for name in pointers:
         getattr(library, name).restype = ctypes.c_void_p
     library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+    for name in ("topic_set_error", "push_request_errors_array"):
+        getattr(library, f"rd_kafka_mock_{name}").restype = None
     return library
 
 
@@ -71,7 +73,7 @@ class MockCluster:
 
     def _call(self, function: str, *arguments: object) -> None:
         error = getattr(self._library, f"rd_kafka_mock_{function}")(self._cluster, *arguments)
-        assert not error, f"{function}: {error}"
+        assert not error, f"{function}: {error}"  # None of those that return nothing
 
     def _set(self, configuration: ctypes.c_void_p, name: bytes, value: bytes) -> None:
         error = ctypes.create_string_buffer(512)
