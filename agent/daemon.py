@@ -22,7 +22,7 @@ from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
 from agent.delivery.queue import MemoryQueue
-from agent.device.clock import Clock, boottime
+from agent.device.clock import Clock
 from agent.device.identity import begin_run, keep_run
 from agent.device.vitals import read_vitals
 from agent.probers import prober_of, type_of
@@ -39,8 +39,8 @@ from agent.record import (
     Stopping,
     whole_ms,
 )
-from agent.schedule import Measurement, Missed, Scheduler
-from agent.verdict import Evidence, judge
+from agent.results import Results
+from agent.schedule import Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -77,43 +77,6 @@ def run(path: Path, config: Config) -> int:
         return runner.run(live())
 
 
-class Results:
-    """Takes what came of each tick: judged, recorded, queued; and counts for the heartbeat."""
-
-    def __init__(self, recorder: Recorder, clock: Clock, queue: MemoryQueue) -> None:
-        self._recorder, self._clock, self._queue = recorder, clock, queue
-        self._evidence = Evidence()
-        self._since = boottime()
-        self._checks = self._missed = 0
-        self._lateness_ms: float | None = None
-
-    def measured(self, measurement: Measurement) -> None:
-        """Judges a measurement and queues its record."""
-        target, result, now = measurement.target, measurement.result, boottime()
-        status, error = judge(target, result, self._evidence, now, clock_synchronized=self._clock.state().synchronized)
-        self._evidence.note(target, result, now)
-        self._queue.append(self._recorder.measured(measurement, status, error))
-        self._checks += 1
-        lateness = (measurement.started - measurement.scheduled) * 1000
-        self._lateness_ms = max(lateness, self._lateness_ms or 0.0)
-
-    def missed(self, missed: Missed) -> None:
-        """Queues the record of ticks that were not measured."""
-        self._queue.append(self._recorder.missed(missed))
-        self._missed += missed.ticks
-
-    def since_last(self) -> dict[str, Any]:
-        """The heartbeat's figures over the time since the last call, which this resets."""
-        now = boottime()
-        figures = {
-            "checks_per_second": round(self._checks / max(now - self._since, 0.001), 3),
-            "missed": self._missed,
-            "lateness_max_ms": None if self._lateness_ms is None else round(self._lateness_ms, 3),
-        }
-        self._since, self._checks, self._missed, self._lateness_ms = now, 0, 0, None
-        return figures
-
-
 class Prepared(NamedTuple):
     """A configuration that was found good, and what could still have failed: made, and not in force yet.
 
@@ -137,7 +100,10 @@ class Daemon:
         self._queue = MemoryQueue(self._recorder.gap)
         self._results = Results(self._recorder, self._clock, self._queue)
         self._forwarder = Forwarder(
-            self._queue, KafkaSink(config.kafka, config.agent.id, self._clock), config.kafka.tick
+            self._queue,
+            KafkaSink(config.kafka, config.agent.id, self._clock),
+            config.kafka.tick,
+            self._results.settle,
         )
         self._scheduler = Scheduler(config.agent.id, self._results)
         self._resolver = Resolver()
@@ -194,6 +160,7 @@ class Daemon:
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
+        self._results.settle()
         last_seqs = self._recorder.last_seqs()
         self._tell(Stopping, last_seqs=last_seqs)
         left = await self._forwarder.stop(FLUSH_SECONDS)
@@ -246,6 +213,7 @@ class Daemon:
             if note not in self._noted:
                 log.warning("%s", note)
         self._noted = set(config.notes)
+        self._results.settle()  # what was measured under the configuration before is recorded as that
         self._config = config
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)

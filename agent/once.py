@@ -51,11 +51,11 @@ def measure(config: Config) -> Iterator[tuple[Status, bytes]]:
     for measurement in measurements:
         evidence.note(measurement.target, measurement.result, boottime())
     for measurement in measurements:
-        synchronized = clock.state().synchronized
+        state = clock.state()
         status, error = judge(
-            measurement.target, measurement.result, evidence, boottime(), clock_synchronized=synchronized
+            measurement.target, measurement.result, evidence, boottime(), clock_synchronized=state.synchronized
         )
-        yield status, recorder.measured(measurement, status, error).value
+        yield status, recorder.measured(measurement, status, error, state).value
 
 
 async def _measure_all(targets: tuple[Target, ...]) -> list[Measurement]:

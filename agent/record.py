@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from agent import __version__
 from agent.config.model import Config, Target
 from agent.delivery.queue import Gap, Record
-from agent.device.clock import Clock, boot_id, boottime, stamp
+from agent.device.clock import Clock, ClockState, boot_id, boottime, stamp
 from agent.device.identity import LastSeq, Run
 from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Error, Http, Peer, Phases, Tls
@@ -212,14 +212,14 @@ class Recorder:
         """The last sequence number given out for each topic."""
         return tuple(LastSeq(self._worker, topic, seq) for topic, seq in self._seqs.items())
 
-    def measured(self, measurement: Measurement, status: Status, error: Error | None) -> Record:
-        """The record of a measurement with its verdict."""
+    def measured(self, measurement: Measurement, status: Status, error: Error | None, clock: ClockState) -> Record:
+        """The record of a measurement with its verdict; `clock`: as it was when the measurement was made."""
         target, prober, scheduled, started, wall, result = measurement
         return self._result(
             target,
             prober,
             wall - (started - scheduled),
-            started,
+            self._clock_tag(clock, started),
             started_at=stamp(wall),
             lateness_ms=_ms(started - scheduled),
             duration_ms=result.duration_ms,
@@ -232,14 +232,14 @@ class Recorder:
             attempts=result.attempts or UNSET,
         )
 
-    def missed(self, missed: Missed) -> Record:
-        """The record of a row of ticks that were not measured."""
+    def missed(self, missed: Missed, clock: ClockState) -> Record:
+        """The record of a row of ticks that were not measured; `clock`: as it was when that was known."""
         target, prober, scheduled, wall, ticks, reason = missed
         return self._result(
             target,
             prober,
             wall,
-            scheduled,
+            self._clock_tag(clock, scheduled),
             started_at=None,
             lateness_ms=None,
             duration_ms=None,
@@ -257,7 +257,7 @@ class Recorder:
             id=f"{tag.id}/{tag.run_id}/{tag.worker}/e{tag.seq}",
             agent=tag,
             location=self._location,
-            clock=self._clock_tag(boottime()),
+            clock=self._clock_tag(self._clock.state(), boottime()),
             at=now,
             **fields,
         )
@@ -267,8 +267,8 @@ class Recorder:
         """The event that tells records which will never come, all of this run and worker."""
         return self.event(GapEvent, run_id=self._run.run_id, worker=self._worker, **msgspec.structs.asdict(gap))
 
-    def _result(self, target: Target, prober: Prober, scheduled: float, boottime_s: float, **found: Any) -> Record:
-        """`scheduled` is wall time, `boottime_s` the boot clock at the start (or at `scheduled`, if none was made)."""
+    def _result(self, target: Target, prober: Prober, scheduled: float, clock: ClockTag, **found: Any) -> Record:
+        """`scheduled` is wall time, `clock` tells the boot clock at the start (or at `scheduled`, if none was made)."""
         tag, scheduled_at = self._tag(self._topic), stamp(scheduled)
         record = ResultRecord(
             id=f"{tag.id}/{tag.run_id}/{tag.worker}/{tag.seq}",
@@ -283,7 +283,7 @@ class Recorder:
                 target.labels,
             ),
             scheduled_at=scheduled_at,
-            clock=self._clock_tag(boottime_s),
+            clock=clock,
             **found,
         )
         return self._numbered(Record(self._topic, tag.seq, record.id, scheduled_at, self._encode(record)))
@@ -298,8 +298,7 @@ class Recorder:
         run = self._run
         return AgentTag(self._agent_id, __version__, run.run, run.run_id, self._worker, seq, self._digest)
 
-    def _clock_tag(self, boottime_s: float) -> ClockTag:
-        state = self._clock.state()
+    def _clock_tag(self, state: ClockState, boottime_s: float) -> ClockTag:
         return ClockTag(state.synchronized, state.max_error_ms, self._boot_id, round(boottime_s, 6))
 
 

@@ -23,13 +23,20 @@ ARROWS = {
         "agent.device",
         "agent.probers",
         "agent.record",
+        "agent.results",
         "agent.schedule",
-        "agent.verdict",
     },
     "agent.once": {"agent.config", "agent.device", "agent.probers", "agent.record", "agent.schedule", "agent.verdict"},
     "agent.watch": {"agent.show"},
     "agent.show": set(),
     "agent.log": set(),
+    "agent.results": {
+        "agent.delivery.queue",
+        "agent.device.clock",
+        "agent.record",
+        "agent.schedule",
+        "agent.verdict",
+    },
     "agent.record": {
         "agent.config.model",
         "agent.delivery.queue",  # the plain `Record` and `Gap`

@@ -8,7 +8,7 @@ import pytest
 
 from agent.config.model import Agent, Config, Kafka, Location, Target
 from agent.delivery.queue import Gap
-from agent.device.clock import Clock
+from agent.device.clock import Clock, ClockState
 from agent.device.identity import LastSeq, Run
 from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
 from agent.record import (
@@ -28,6 +28,7 @@ RESULT = jsonschema.Draft202012Validator(result_schema())
 EVENT = jsonschema.Draft202012Validator(event_schema())
 TARGET = Target("shop", "https://u:p@shop.example/", "https://shop.example/", 10.0, 3.0, labels={"team": "web"})
 RUN = Run(17, "5f0c2a9177d04e1b")
+CLOCK = ClockState(True, 12.5)
 ERROR = Error("wait", "status_mismatch", "target", "HTTP 500")
 
 
@@ -74,7 +75,7 @@ def test_a_whole_result():
         tls=Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", True, "a", "b", "c", "d", "e", "f"),
     )
     recorder = a_recorder(country="TR", city="Istanbul", latitude=41.01, longitude=28.98, labels={"provider": "x"})
-    value = recorded(recorder.measured(a_measurement(result), "up", None))
+    value = recorded(recorder.measured(a_measurement(result), "up", None, CLOCK))
     assert value.pop("clock").keys() == {"synchronized", "max_error_ms", "boot_id", "boottime_s"}
     version = value["agent"].pop("version")
     assert version.count(".") == 2
@@ -132,7 +133,7 @@ def test_a_whole_result():
 def test_a_failure_has_null_for_what_was_not_reached():
     """Phases that were not reached are null, blocks without meaning are absent."""
     result = Result(5.0, Phases(resolve=5.0), Error("resolve", "dns_nxdomain", "target", "no such name"))
-    value = recorded(a_recorder().measured(a_measurement(result), "down", result.error))
+    value = recorded(a_recorder().measured(a_measurement(result), "down", result.error, CLOCK))
     assert value["phases_ms"] == {
         "resolve": 5.0,
         "connect": None,
@@ -159,7 +160,7 @@ def test_hops_and_attempts_are_in_the_record():
         http=Http(200, "1.1", 0, 1, (Hop("https://a.example/", 301, Phases(connect=1.0)),)),
         attempts=(Attempt("2001:db8::1", Phases(connect=2.0), Error("connect", "connect_refused", "target", "x")),),
     )
-    value = recorded(a_recorder().measured(a_measurement(result), "up", None))
+    value = recorded(a_recorder().measured(a_measurement(result), "up", None, CLOCK))
     assert value["http"]["hops"][0]["url"] == "https://a.example/"
     assert value["attempts"][0]["error"]["code"] == "connect_refused"
 
@@ -167,7 +168,7 @@ def test_hops_and_attempts_are_in_the_record():
 def test_missed_ticks():
     """A row of ticks that could not run is one record: unknown, not measured, how many, and when the first was due."""
     missed = Missed(TARGET, AProber(), 1000.0, 1764000000.0, 7, "the device was busy")
-    value = recorded(a_recorder().missed(missed))
+    value = recorded(a_recorder().missed(missed, CLOCK))
     assert value["status"] == "unknown"
     assert value["missed"] == 7
     assert value["scheduled_at"] == "2025-11-24T16:00:00.000000Z"
@@ -184,8 +185,8 @@ def test_missed_ticks():
 def test_numbers_have_no_holes():
     """Each topic counts on its own, from 1."""
     recorder = a_recorder()
-    results = [recorder.measured(a_measurement(Result(1.0, Phases())), "up", None) for _ in range(3)]
-    results.append(recorder.missed(Missed(TARGET, AProber(), 0.0, 0.0, 1, "")))
+    results = [recorder.measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK) for _ in range(3)]
+    results.append(recorder.missed(Missed(TARGET, AProber(), 0.0, 0.0, 1, ""), CLOCK))
     events = [recorder.event(ConfigRejected, problems=()) for _ in range(2)]
     assert [record.seq for record in results] == [1, 2, 3, 4]
     assert [record.id for record in events] == [f"ist-1-pi/5f0c2a9177d04e1b/0/e{n}" for n in (1, 2)]
@@ -246,7 +247,7 @@ def test_a_gap():
 
 def test_the_schema_refuses_what_is_wrong():
     """A schema that accepts anything would prove nothing."""
-    value = json.loads(a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None).value)
+    value = json.loads(a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK).value)
     for key, wrong in (("status", "maybe"), ("schema", 2), ("scheduled_at", "yesterday"), ("duration_ms", "1")):
         with pytest.raises(jsonschema.ValidationError):
             RESULT.validate({**value, key: wrong})
@@ -260,11 +261,11 @@ def test_a_record_that_cannot_be_encoded_leaves_no_hole():
     recorder = a_recorder()
     broken = Result(1.0, Phases(), Error("wait", "http_protocol", "target", "\ud800"))
     with pytest.raises(UnicodeEncodeError):
-        recorder.measured(a_measurement(broken), "down", broken.error)
-    assert recorder.measured(a_measurement(Result(1.0, Phases())), "up", None).seq == 1
+        recorder.measured(a_measurement(broken), "down", broken.error, CLOCK)
+    assert recorder.measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK).seq == 1
 
 
 def test_whole_milliseconds_are_whole_numbers():
     """An interval is written as 10000, and only what is not whole with its fraction."""
-    value = a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None).value
+    value = a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK).value
     assert b'"interval_ms":10000,"timeout_ms":3000,' in value

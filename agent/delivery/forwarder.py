@@ -6,7 +6,7 @@ Measuring never waits for this, and nothing here blocks: a sink that does not ge
 import asyncio
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from agent.delivery.queue import MemoryQueue, Record
@@ -46,10 +46,10 @@ class Sink(Protocol):
 
 
 class Forwarder:
-    """Moves records from `queue` to `sink` every `tick` seconds."""
+    """Moves records from `queue` to `sink` every `tick` seconds, first of all those that `fill` adds to the queue."""
 
-    def __init__(self, queue: MemoryQueue, sink: Sink, tick: float) -> None:
-        self._queue, self._sink, self._tick = queue, sink, tick
+    def __init__(self, queue: MemoryQueue, sink: Sink, tick: float, fill: Callable[[], None] = lambda: None) -> None:
+        self._queue, self._sink, self._tick, self._fill = queue, sink, tick, fill
         self._on_the_way = 0  # records that were sent and not reported
         self._held: dict[str, float] = {}  # topic: boot time until which it is left alone
         self._suspects = _Suspects()
@@ -86,6 +86,7 @@ class Forwarder:
 
     def _turn(self) -> bool:
         """Whether there is more to do than to wait for the next tick."""
+        self._fill()
         self._settle(self._sink.poll())
         if self._suspects:
             if self._on_the_way == 0:

@@ -366,3 +366,12 @@ def test_trouble_is_said_sparingly(clock, caplog):
     assert (trouble.over("a"), trouble.over("a")) == (True, False)
     trouble.say("a", logging.ERROR, "no a, again")
     assert caplog.messages[2:] == ["no a, still", "no a, again"]
+
+
+def test_what_is_in_the_making_goes_in_the_same_turn():
+    """Whoever fills the queue is asked first, in each turn and at a stop: nothing waits a tick for its record."""
+    line, numbers_made = Line(), iter(range(1, 10))
+    forwarder = Forwarder(line.queue, line.sink, 0.25, lambda: line.append(RESULTS, next(numbers_made)))
+    for _ in range(3):
+        forwarder._turn()
+    assert line.sink.sent == [[1], [2], [3]]

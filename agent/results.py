@@ -1,0 +1,86 @@
+"""What came of each tick, on its way to the queue: taken at once; judged, recorded and queued in batches.
+
+When one probe ends others are under way, and whatever is done then is added to what they are found to take. So a
+result is only kept at that moment, with all that its judgement depends on. The work is done for many at once, which
+is also cheaper: whenever the delivery asks, or when `BATCH` are kept.
+"""
+
+import logging
+from typing import Any, NamedTuple
+
+from agent.delivery.queue import MemoryQueue
+from agent.device.clock import Clock, ClockState, boottime
+from agent.record import Recorder
+from agent.schedule import Measurement, Missed
+from agent.verdict import Evidence, judge
+
+log = logging.getLogger(__name__)
+
+BATCH = 32  # kept at most: half a millisecond of the loop, and what a crash between two turns of the delivery loses
+
+
+class _Kept(NamedTuple):
+    """`at`: seconds since boot, and `clock`: the state of the wall clock, when it was told."""
+
+    told: Measurement | Missed
+    at: float
+    clock: ClockState
+
+
+class Results:
+    """Takes what came of each tick, and counts for the heartbeat."""
+
+    def __init__(self, recorder: Recorder, clock: Clock, queue: MemoryQueue) -> None:
+        self._recorder, self._clock, self._queue = recorder, clock, queue
+        self._kept: list[_Kept] = []
+        self._evidence = Evidence()
+        self._since = boottime()
+        self._checks = self._missed = 0
+        self._lateness_ms: float | None = None
+
+    def measured(self, measurement: Measurement) -> None:
+        """Takes a measurement."""
+        self._keep(measurement)
+
+    def missed(self, missed: Missed) -> None:
+        """Takes ticks that were not measured."""
+        self._keep(missed)
+
+    def settle(self) -> None:
+        """Queues the records of all that was told so far, in the order in which it was."""
+        kept, self._kept = self._kept, []
+        for told, at, clock in kept:
+            try:
+                if isinstance(told, Measurement):
+                    self._settle(told, at, clock)
+                else:
+                    self._queue.append(self._recorder.missed(told, clock))
+                    self._missed += told.ticks
+            except Exception:  # a bug; it costs one record, and neither the others nor the delivery that asked
+                log.exception("%s: its result could not be recorded", told.target.id)
+
+    def since_last(self) -> dict[str, Any]:
+        """The heartbeat's figures over the time since the last call, which this resets."""
+        self.settle()
+        now = boottime()
+        figures = {
+            "checks_per_second": round(self._checks / max(now - self._since, 0.001), 3),
+            "missed": self._missed,
+            "lateness_max_ms": None if self._lateness_ms is None else round(self._lateness_ms, 3),
+        }
+        self._since, self._checks, self._missed, self._lateness_ms = now, 0, 0, None
+        return figures
+
+    def _keep(self, told: Measurement | Missed) -> None:
+        self._kept.append(_Kept(told, boottime(), self._clock.state()))
+        if len(self._kept) >= BATCH:
+            self.settle()
+
+    def _settle(self, measurement: Measurement, at: float, clock: ClockState) -> None:
+        target, result = measurement.target, measurement.result
+        status, error = judge(target, result, self._evidence, at, clock_synchronized=clock.synchronized)
+        self._evidence.note(target, result, at)
+        self._queue.append(self._recorder.measured(measurement, status, error, clock))
+        self._checks += 1
+        lateness = (measurement.started - measurement.scheduled) * 1000
+        self._lateness_ms = max(lateness, self._lateness_ms or 0.0)
