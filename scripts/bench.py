@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from benchmarks import cost, report
+from benchmarks import cost, report, truth
 from benchmarks.peers import PEERS, OtherAgent, Peer
 from benchmarks.processes import BenchError
 
@@ -53,6 +53,17 @@ def parse() -> argparse.Namespace:
     command.add_argument(
         "--https-rates", type=numbers, default=[100, 500], metavar="N,…", help="HTTPS checks a second; empty for none"
     )
+    side_by_side(command, seconds=8)
+
+    command = commands.add_parser(
+        "truth",
+        help="errors of the reported latency and of the schedule, against a target farm that knows what happened",
+        description=truth.TEACH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(measure=measure_truth)
+    command.add_argument("--rate", type=int, default=1_000, metavar="N", help="checks a second (1000)")
+    command.add_argument("--delay", type=float, default=20.0, metavar="MS", help="what the farm's answer takes (20 ms)")
     side_by_side(command, seconds=8)
     return parser.parse_args()
 
@@ -106,6 +117,13 @@ def measure_cost(arguments: argparse.Namespace) -> None:
     rates = {"http": arguments.rates, "https": arguments.https_rates}
     found = cost.measure(cost.Plan(rates, peers, arguments.rounds, arguments.seconds, arguments.broker))
     tell(arguments, {"cost": found}, absent, report.cost)
+
+
+def measure_truth(arguments: argparse.Namespace) -> None:
+    """`bench truth`."""
+    peers, absent = chosen(arguments)
+    plan = truth.Plan(arguments.rate, arguments.delay, peers, arguments.rounds, arguments.seconds, arguments.broker)
+    tell(arguments, {"truth": truth.measure(plan)}, absent, report.truth)
 
 
 def tell(arguments: argparse.Namespace, found: dict[str, Any], absent: dict[str, str], table: "report.Table") -> None:

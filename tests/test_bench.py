@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 WAYS = {"blackbox": "apt-get install", "telegraf": "install Go", "floor": "apt-get install"}
+PROGRAMS = {"blackbox": ("prometheus-blackbox-exporter", "blackbox_exporter"), "floor": ("cc",)}
 TINY = ["--rounds", "1", "--seconds", "1", "--json"]
 
 
@@ -43,9 +44,9 @@ def assert_ways(whole, said):
 
 def test_cost(alone):
     """The agent beside aiohttp, HTTP and HTTPS: each has its cost, the agent its ratio and all of its records."""
-    whole, said = bench("cost", "--rates", "20,30", "--https-rates", "20", *TINY, environment=alone)
+    whole, said = bench("cost", "--rates", "20", "--https-rates", "20", *TINY, environment=alone)
     assert_ways(whole, said)
-    assert [(entry["scheme"], entry["rate"]) for entry in whole["cost"]] == [("http", 20), ("http", 30), ("https", 20)]
+    assert [(entry["scheme"], entry["rate"]) for entry in whole["cost"]] == [("http", 20), ("https", 20)]
     for entry in whole["cost"]:
         assert entry["peers"].keys() == {"agent", "aiohttp"}
         for one in entry["peers"].values():
@@ -57,19 +58,66 @@ def test_cost(alone):
         assert entry["ratios"]["aiohttp"] > 0
 
 
-@pytest.mark.parametrize(
-    ("peer", "programs"), [("blackbox", ("prometheus-blackbox-exporter", "blackbox_exporter")), ("floor", ("cc",))]
-)
-def test_peers_that_are_here(peer, programs):
+def test_truth(alone):
+    """Every check of the agent and of aiohttp is found at the farm, with how far its figures are from what it saw."""
+    whole, said = bench("truth", "--rate", "20", "--delay", "20", *TINY, environment=alone)
+    assert_ways(whole, said)
+    found = whole["truth"]
+    assert (found["rate"], found["delay_ms"]) == (20, 20)
+    assert found["peers"].keys() == {"agent", "aiohttp"}
+    for name, one in found["peers"].items():
+        assert one["expected"] == 20
+        assert one["measured"] + one["missed"] == 20
+        assert one["missed"] < 5
+        assert (one["unseen"], one["untold"], one["false_alarms"]) == (0, 0, 0)
+        for figure in ("whole", "arrival", "start", *(["wait"] if name == "agent" else [])):
+            assert 0 < one[f"{figure}_p50"] <= one[f"{figure}_p99"] < 500
+        assert 1 <= one["burst_planned"] <= one["burst"] + 10
+
+
+def test_the_witness(monkeypatch):
+    """Errors, and checks that only one side knows, come out as they were put in; the farm's lateness is nobody's."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from benchmarks.farm import Seen
+    from benchmarks.reports import Check, Report
+    from benchmarks.witness import Window, figures
+
+    def check(target, due, wait_ms, up=True):
+        return Check(target, due, due + 0.001, 1.0, wait_ms + 0.5, wait_ms, up)
+
+    def seen(target, arrived, took):
+        return Seen(target, arrived, arrived, arrived + 0.7, arrived + took, arrived + took)
+
+    checks = [check(0, 100.0, 21.0), check(0, 101.0, 825.0), check(1, 100.5, 20.0), check(2, 100.2, 9.0, up=False)]
+    at_the_farm = [seen(0, 100.002, 0.02), seen(0, 101.004, 0.82), seen(3, 100.1, 0.02), seen(2, 100.202, 0.02)]
+    found = figures(Report(checks, [100.4, 99.0]), at_the_farm, Window(100.0, 2.0), 8)
+    assert (found["wait_p50"], found["wait_p99"]) == pytest.approx((1.0, 5.0), abs=1e-3)
+    assert (found["whole_p50"], found["whole_p99"]) == pytest.approx((1.5, 5.5), abs=1e-3)
+    assert (found["arrival_p50"], found["arrival_p99"]) == pytest.approx((2.0, 4.0), abs=1e-3)
+    assert found["start_p99"] == pytest.approx(1.0)
+    counts = ("measured", "missed", "missed_told", "unseen", "untold", "false_alarms")
+    assert [found[count] for count in counts] == [3, 5, 1, 1, 1, 1]
+    assert (found["burst"], found["burst_planned"]) == (1, 1)
+
+
+def test_peers_that_are_here():
     """Those that this machine has are measured as well, as is another checkout's agent."""
-    if not any(map(shutil.which, programs)):
-        pytest.skip(f"there is no {programs[0]}")
+    peers = {name for name, programs in PROGRAMS.items() if any(map(shutil.which, programs))}
+    if not peers:
+        pytest.skip("there is none of them")
+    names = ",".join(sorted(peers))
     whole, _ = bench(
-        "cost", "--peers", f"agent,{peer}", "--other", str(ROOT), "--rates", "20", "--https-rates", "", *TINY
+        "cost", "--peers", f"agent,{names}", "--other", str(ROOT), "--rates", "20", "--https-rates", "", *TINY
     )
     (entry,) = whole["cost"]
-    assert entry["ratios"].keys() == {peer, ROOT.name}
-    assert not entry["peers"][peer]["saturated"]
+    assert entry["ratios"].keys() == {*peers, ROOT.name}
+    assert not any(entry["peers"][peer]["saturated"] for peer in peers)
+    whole, _ = bench("truth", "--peers", names, "--rate", "20", *TINY)
+    assert whole["truth"]["peers"].keys() == peers
+    for one in whole["truth"]["peers"].values():
+        assert one["measured"] >= 15
+        assert (one["unseen"], one["untold"], one["false_alarms"]) == (0, 0, 0)
+        assert 0 < one["wait_p50"] < 500
 
 
 def test_an_unknown_peer():

@@ -15,7 +15,8 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from benchmarks.pace import Check, keep, pace
+from benchmarks.pace import pace
+from benchmarks.reports import Check, keep
 
 MOST_IN_FLIGHT = 1_000  # beyond, a check is left out: the core is not fast enough
 
@@ -29,13 +30,15 @@ async def main(plan: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
 
     async def check(target: int, due: float) -> None:
-        scheduled = time.time() - (loop.time() - due)
-        started, begun = time.time(), loop.time()
-        async with session.get(urls[target], ssl=tls) as response:
-            answered = loop.time()
-            await response.read()
+        started, begun, up = time.time(), time.monotonic(), True
+        try:
+            async with session.get(urls[target], ssl=tls) as response:
+                answered = time.monotonic()
+                await response.read()
+        except (aiohttp.ClientError, TimeoutError):
+            answered, up = time.monotonic(), False
         if plan["report"]:
-            checks.append(Check(target, scheduled, started, (answered - begun) * 1000))
+            checks.append(Check(target, due, started, (started - due) * 1000, (answered - begun) * 1000, None, up))
 
     def call(number: int, due: float) -> None:
         if len(tasks) < MOST_IN_FLIGHT:

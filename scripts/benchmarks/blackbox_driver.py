@@ -15,11 +15,13 @@ from urllib.parse import quote
 
 import uvloop
 
-from benchmarks.pace import Check, keep, pace
+from benchmarks.pace import pace
+from benchmarks.reports import Check, keep
 
 MOST_IN_FLIGHT = 256  # connections; beyond, a check is left out: the exporter is not fast enough
+_TO_THE_HEAD = (b"connect", b"tls", b"processing")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
-_PROCESSING = re.compile(rb'\nprobe_http_duration_seconds\{phase="processing"\} (\S+)')
+_PHASE = re.compile(rb'\nprobe_http_duration_seconds\{phase="(\w+)"\} (\S+)')
 
 
 class Asking(asyncio.Protocol):
@@ -29,13 +31,13 @@ class Asking(asyncio.Protocol):
         self.driver = driver
         self.transport: asyncio.Transport
         self.answer = b""
-        self.target, self.scheduled, self.started = 0, 0.0, 0.0
+        self.target, self.due, self.asked = 0, 0.0, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's is one in all but name
 
-    def ask(self, target: int, scheduled: float) -> None:
-        self.target, self.scheduled, self.started = target, scheduled, time.time()
+    def ask(self, target: int, due: float) -> None:
+        self.target, self.due, self.asked = target, due, time.time()
         self.transport.write(self.driver.questions[target])
 
     def data_received(self, data: bytes) -> None:
@@ -66,22 +68,24 @@ class Driver:
         self.loop = asyncio.get_running_loop()
 
     def call(self, number: int, due: float) -> None:
-        target, scheduled = number % len(self.questions), time.time() - (self.loop.time() - due)
+        target = number % len(self.questions)
         if self.free:
-            self.free.pop().ask(target, scheduled)
+            self.free.pop().ask(target, due)
         elif self.asking < MOST_IN_FLIGHT:
             self.asking += 1
-            task = self.loop.create_task(self.connect(target, scheduled))
+            task = self.loop.create_task(self.connect(target, due))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
 
-    async def connect(self, target: int, scheduled: float) -> None:
+    async def connect(self, target: int, due: float) -> None:
         _, asking = await self.loop.create_connection(lambda: Asking(self), self.host, int(self.port))
-        asking.ask(target, scheduled)
+        asking.ask(target, due)
 
     def take(self, asking: Asking, answer: bytes) -> None:
-        if self.report and (found := _PROCESSING.search(answer)):
-            self.checks.append(Check(asking.target, asking.scheduled, asking.started, float(found[1]) * 1000))
+        if self.report:
+            ms = {phase: float(seconds) * 1000 for phase, seconds in _PHASE.findall(answer)}
+            whole, up = sum(ms.get(phase, 0.0) for phase in _TO_THE_HEAD), b"\nprobe_success 1\n" in answer
+            self.checks.append(Check(asking.target, asking.due, asking.asked, None, whole, ms.get(b"processing"), up))
         if not asking.transport.is_closing():
             self.free.append(asking)
 

@@ -2,14 +2,15 @@
 
 `farm.py DELAY [CERTIFICATE]`: DELAY in seconds, negative for never; with a PEM file of key and certificate it speaks
 TLS. It prints one line of JSON, its addresses, and then answers each line on standard input with one:
-`count` (connections, requests, answers so far), `log FILE` (from now on keeps what it sees; at the next one writes
-what was kept), until standard input ends.
+`count` (connections, requests, answers so far, and connections that are open now), `log FILE` (from now on keeps what
+it sees; at the next one writes what was kept), until standard input ends.
 
 One thread on epoll, because it must never be what is slow, and because it takes the kernel's own stamp of a request's
 arrival (SO_TIMESTAMPNS, socket(7)): a farm that comes late to its own sockets still knows when the request was there.
 """
 
 import contextlib
+import ctypes
 import heapq
 import json
 import os
@@ -32,11 +33,14 @@ BACKLOG = 4_096
 MOST_LOGGED = 2_000_000
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>; the ssl module's Python has no name for it
 _STAMP = struct.Struct("@qq")  # struct timespec
+_TIMER = struct.Struct("@qqqq")  # struct itimerspec
+_TIMER_ABSTIME = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)  # Python has os.timerfd_create from 3.13 on
 
 
 class Seen(NamedTuple):
     """One request as the farm saw it, in seconds since 1970: which target's, when its connection was taken, when the
-    kernel had the request, when the farm read it, and when it handed the answer to the kernel.
+    kernel had the request, when the farm read it, and when it began and ended handing the answer to the kernel.
     """
 
     target: int
@@ -44,6 +48,7 @@ class Seen(NamedTuple):
     arrived: float
     read: float
     answered: float
+    sent: float
 
 
 class Connection:
@@ -71,6 +76,7 @@ class Farm:
         self._listeners = {listener.fileno(): listener for listener in map(_listen, ADDRESSES)}
         self._connections: dict[int, Connection] = {}
         self._due: list[tuple[float, int, Connection]] = []
+        self._timer = _LIBC.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
         self._accepted = self._requests = self._answers = 0
         self._log: list[Seen] | None = None
 
@@ -79,28 +85,33 @@ class Farm:
         for number in self._listeners:
             self._epoll.register(number, select.EPOLLIN)
         self._epoll.register(sys.stdin.fileno(), select.EPOLLIN)
+        self._epoll.register(self._timer, select.EPOLLIN | select.EPOLLET)  # so that it need not be read
         addresses = [f"{host}:{port}" for host, port in (each.getsockname() for each in self._listeners.values())]
         print(json.dumps(addresses), flush=True)
         while True:
-            wait = max(self._due[0][0] - time.monotonic(), 0.0) if self._due else -1
-            for number, events in self._epoll.poll(wait):
+            if self._due:
+                self._set_timer(self._due[0][0])
+            for number, events in self._epoll.poll():
                 if (connection := self._connections.get(number)) is not None:
                     self._readable(connection, events)
                 elif number in self._listeners:
                     self._accept(self._listeners[number])
-                elif not self._obey():
+                elif number != self._timer and not self._obey():
                     return
             now = time.monotonic()
             while self._due and self._due[0][0] <= now:
                 self._answer(heapq.heappop(self._due)[2])
+
+    def _set_timer(self, due: float) -> None:
+        """epoll's own timeout steps by 1 ms, and would gather answers into bursts that no site sends."""
+        seconds, nanoseconds = divmod(round(due * 1e9), 1_000_000_000)
+        _LIBC.timerfd_settime(self._timer, _TIMER_ABSTIME, _TIMER.pack(0, 0, seconds, nanoseconds), None)
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 file, _ = listener.accept()
                 file.setblocking(False)
-                if self._log is not None:
-                    file.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
                 connection = Connection(file, self._context)
                 connection.accepted = time.time()
                 self._accepted += 1
@@ -162,9 +173,8 @@ class Farm:
             connection.file.send(data)
             self._answers += 1
         if self._log is not None and len(self._log) < MOST_LOGGED:
-            self._log.append(
-                Seen(connection.target, connection.accepted, connection.arrived, connection.read, answered)
-            )
+            stamps = connection.accepted, connection.arrived, connection.read, answered, time.time()
+            self._log.append(Seen(connection.target, *stamps))
         self._close(connection)
 
     def _close(self, connection: Connection) -> None:
@@ -174,9 +184,11 @@ class Farm:
     def _obey(self) -> bool:
         command, _, argument = sys.stdin.readline().strip().partition(" ")
         if command == "count":
-            print(json.dumps([self._accepted, self._requests, self._answers]), flush=True)
+            print(json.dumps([self._accepted, self._requests, self._answers, len(self._connections)]), flush=True)
         elif command == "log":
             kept, self._log = self._log, []
+            for listener in self._listeners.values():  # those it takes inherit it
+                listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             Path(argument).write_text(json.dumps(kept))
             print("true", flush=True)
         return bool(command)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from benchmarks import telegraf
 from benchmarks.processes import BenchError, Cores, Process, part, running
+from benchmarks.reports import Report, of_agent, of_file, of_telegraf
 
 INTERVAL = 1.0  # seconds between two checks of a target, the shortest that all of them have
 
@@ -60,8 +61,13 @@ class Peer:
     def run(
         self, load: Load, directory: Path, on: Cores, *, report: bool = False
     ) -> contextlib.AbstractContextManager[Running]:
-        """Runs it, with its files in `directory`."""
+        """Runs it, with its files in `directory`. With `report` it tells of each check, at its end."""
         raise NotImplementedError
+
+    def told(self, running: Running, load: Load, records: list[bytes]) -> Report:
+        """What it reported, once it has ended; `records` are those of its run in Kafka."""
+        assert running.report is not None
+        return of_file(running.report)
 
 
 class Agent(Peer):
@@ -78,6 +84,10 @@ class Agent(Peer):
         log = directory / "agent.log"
         with running(command, on.measured, log, environment=self._environment()) as process:
             yield Running(process)
+
+    def told(self, running: Running, load: Load, records: list[bytes]) -> Report:
+        """See `Peer`."""
+        return of_agent(records)
 
     def _program(self) -> list[str | Path]:
         return [Path(sys.executable).with_name("uptime-agent")]
@@ -172,6 +182,10 @@ class Blackbox(Peer):
             with part("blackbox_driver", plan, on=on.others, directory=directory):
                 yield Running(process, file)
 
+    def told(self, running: Running, load: Load, records: list[bytes]) -> Report:
+        """See `Peer`."""
+        return super().told(running, load, records)._replace(driven=True)
+
 
 class Telegraf(Peer):
     """Telegraf's http_response into Kafka, one input for each url with an offset of its own."""
@@ -192,6 +206,10 @@ class Telegraf(Peer):
         with running(command, on.measured, directory / "telegraf.log", environment=environment) as process:
             yield Running(process)
 
+    def told(self, running: Running, load: Load, records: list[bytes]) -> Report:
+        """See `Peer`."""
+        return of_telegraf(records, load.targets, load.interval)
+
 
 class Floor(Peer):
     """The system calls of a check in a loop of C: what the kernel takes, and nobody can go below."""
@@ -210,8 +228,10 @@ class Floor(Peer):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise BenchError(f"cc failed: {done.stderr[-2_000:]}")
-        with running([program, str(load.rate), *load.addresses], on.measured, directory / "floor.log") as process:
-            yield Running(process)
+        file = directory / "floor-report.json" if report else None
+        arguments = [str(load.rate), str(load.targets), file or "-", *load.addresses]
+        with running([program, *arguments], on.measured, directory / "floor.log") as process:
+            yield Running(process, file)
 
 
 PEERS: dict[str, Peer] = {peer.name: peer for peer in (Agent(), Aiohttp(), Blackbox(), Telegraf(), Floor())}

@@ -67,6 +67,15 @@ class Process:
         ticks = os.sysconf("SC_CLK_TCK")
         return Usage(total, int(fields[11]) / ticks, int(fields[12]) / ticks)
 
+    def waited(self) -> float:
+        """Seconds that its threads, those that are there now, were ready to run and waited for a core."""
+        self.check()
+        waited = 0
+        for file in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                waited += int(file.read_text().split()[1])
+        return waited / 1e9
+
     def rss(self) -> float:
         """Memory in RAM, MiB."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)

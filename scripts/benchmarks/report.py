@@ -58,6 +58,31 @@ def cost(whole: dict[str, Any]) -> None:
     _print(grid, whole)
 
 
+def truth(whole: dict[str, Any]) -> None:
+    """The table of `bench truth`."""
+    found = whole["truth"]
+    title = f"Errors at {found['rate']:g} checks/s and {found['delay_ms']:g} ms: p50 / p99 in ms, on one core"
+    grid = _grid(whole, title)
+    for column in ("", "wait", "whole", "arrival", "start", "missed", "unseen", "untold", "false", "burst", "waited"):
+        grid.add_column(column, justify="left" if not column else "right")
+    for name, one in found["peers"].items():
+        grid.add_row(
+            name,
+            *(
+                "" if one[f"{kind}_p50"] is None else f"{one[f'{kind}_p50']:.3f} / {one[f'{kind}_p99']:.3g}"
+                for kind in ("wait", "whole", "arrival", "start")
+            ),
+            f"{one['missed']} ({one['missed_told']})",
+            *(str(one[count]) for count in ("unseen", "untold", "false_alarms")),
+            f"{one['burst']:g} ({one['burst_planned']:g})",
+            f"{one['waited']:.1%}",
+        )
+    goals = {kind: f"≤ {p50:g} / {p99:g}" for kind, (p50, p99) in found["goals"].items()}
+    grid.add_section()
+    grid.add_row("the agent's goals", *(goals.get(kind, "") for kind in ("wait", "whole", "arrival", "start")))
+    _print(grid, whole)
+
+
 def _goal(value: float, goal: float) -> str:
     return f"[green]≤ {goal:g}" if value <= goal else f"[red]≤ {goal:g}"
 

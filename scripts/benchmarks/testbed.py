@@ -13,8 +13,10 @@ from benchmarks.farm import ADDRESSES
 from benchmarks.processes import BenchError, Cores, Process, cores, part
 
 TOPIC = "uptime.results"
+SETTLE_WINDOW = 0.5  # seconds over which its rate is looked at
 SETTLE_SECONDS = 8.0  # after its first check a peer has this long to come to the rate that was asked for
 FIRST_CHECK_SECONDS = 30.0
+BROKER_SECONDS = 10.0
 AT_RATE = 0.9  # of the rate that was asked for, and a peer is at it
 
 
@@ -24,6 +26,7 @@ class Counts(NamedTuple):
     connections: int
     requests: int
     answers: int
+    open: int
 
 
 class Sites:
@@ -48,14 +51,43 @@ class Topic:
     def __init__(self, broker: str) -> None:
         self._consumer = Consumer({"bootstrap.servers": broker, "group.id": "bench", "log_level": 0})
 
+    def marks(self) -> dict[int, tuple[int, int]]:
+        """Of each partition: the first offset that is still there, and the one that comes next."""
+        partitions = self._consumer.list_topics(TOPIC, timeout=BROKER_SECONDS).topics[TOPIC].partitions
+        return {
+            partition: self._consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=BROKER_SECONDS)
+            for partition in partitions
+        }
+
     def records(self) -> int:
         """How many it has taken so far."""
-        partitions = self._consumer.list_topics(TOPIC, timeout=10).topics[TOPIC].partitions
-        marks = (
-            self._consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=10)
-            for partition in partitions
-        )
-        return sum(mark[1] for mark in marks if mark)
+        return sum(mark[1] for mark in self.marks().values())
+
+    def since(self, before: dict[int, tuple[int, int]]) -> list[bytes]:
+        """The records that came after `before` was asked for. Raises `BenchError` when the broker dropped some, or is
+        silent.
+        """
+        now = self.marks()
+        first = {partition: before[partition][1] if partition in before else 0 for partition in now}
+        if any(kept > first[partition] for partition, (kept, _) in now.items()):
+            raise BenchError(
+                "the embedded broker keeps 5 MB a partition, and has dropped records of this run: "
+                "ask for fewer --seconds or a lower --rate, or name a --broker (./scripts/kafka starts one)"
+            )
+        left = sum(end - first[partition] for partition, (_, end) in now.items())
+        self._consumer.assign([TopicPartition(TOPIC, partition, offset) for partition, offset in first.items()])
+        records: list[bytes] = []
+        while left > 0:
+            messages = self._consumer.consume(min(left, 10_000), timeout=BROKER_SECONDS)
+            if not messages:
+                raise BenchError(f"the broker does not hand out {left} of the records that it took")
+            for message in messages:
+                if (error := message.error()) is not None:
+                    raise BenchError(f"the records cannot be read back: {error.str()}")
+                records.append(message.value() or b"")
+            left -= len(messages)
+        self._consumer.unassign()
+        return records
 
 
 class Testbed(NamedTuple):
@@ -102,7 +134,7 @@ def settle(sites: Sites, rate: float, process: Process) -> None:
     while True:
         process.check()
         since, answers = time.monotonic(), sites.count().answers
-        time.sleep(1.0)
+        time.sleep(SETTLE_WINDOW)
         now = time.monotonic()
         seen = (sites.count().answers - answers) / (now - since)
         if seen and limit is None:
