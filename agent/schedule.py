@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers.prober import Prober
@@ -27,6 +29,26 @@ LATEST = 1.0
 # A prober that a tick finds at work beyond its deadline has this long to return before a later tick cancels it. From
 # that tick on, and not from the deadline: after a stall of the loop even an obedient one had no turn to end in.
 GRACE = 1.0
+# A tick that finds the probe before it at its very deadline waits for it, this long at most, and looks each `LOOK`.
+SETTLE, LOOK = 0.1, 0.005
+# The loop stood still if it is this late. What the target did not do in that time is not the target's fault. While a
+# probe is in flight it is looked at as often, so that a stall of twice as long is always seen.
+STALL = 0.25
+# What a stall of this device can make of a target that is well: nothing came in time, or the target stopped waiting.
+MADE_BY_STALLS = frozenset(
+    {
+        "dns_timeout",
+        "connect_timeout",
+        "tls_timeout",
+        "http_timeout_send",
+        "http_timeout_headers",
+        "http_timeout_body",
+        "connect_reset",
+        "tls_handshake",
+        "http_closed",
+        "http_truncated",
+    }
+)
 
 
 class Measurement(NamedTuple):
@@ -99,6 +121,8 @@ class Scheduler:
         self._pushed = 0
         self._timer: asyncio.TimerHandle | None = None
         self._in_flight: dict[asyncio.Task[None], tuple[_Entry, float]] = {}  # entry, scheduled
+        self._armed_for = math.inf  # when the next turn is to be
+        self._stalled = 0.0  # when the loop was last found to have stood still
         self.last_turn = boottime()  # when due ticks were last looked at: progress, for whoever watches
 
     def __len__(self) -> int:
@@ -157,27 +181,41 @@ class Scheduler:
             self._timer = None
         if self._heap:
             # The loop's clock stands still in suspend, boot time does not: a minute bounds how long that goes unseen.
-            wait = min(max(self._heap[0][0] - boottime(), 0.0), 60.0)
+            now = boottime()
+            wait = min(max(self._heap[0][0] - now, 0.0), STALL if self._in_flight else 60.0)
+            self._armed_for = now + wait
             self._timer = self._loop.call_later(wait, self._turn)
 
     def _turn(self) -> float:
         """Runs what is due, and sets the timer for what comes next; returns the time up to which that is."""
         now = self.last_turn = boottime()
+        if now - self._armed_for > STALL:
+            self._stalled = now
         while self._heap and self._heap[0][0] <= now:
             entry = self._heap[0][2]
             if entry.current:
-                self._tick(entry, now)
+                look = self._tick(entry, now)
                 self._pushed += 1
-                heapq.heapreplace(self._heap, (entry.due(), self._pushed, entry))
+                heapq.heapreplace(self._heap, (look, self._pushed, entry))
             else:
                 heapq.heappop(self._heap)
         self._arm()
         return now
 
-    def _tick(self, entry: _Entry, now: float) -> None:
-        """Measures the newest tick that is due, unless it is too late for it; tells the ticks that were missed."""
+    def _tick(self, entry: _Entry, now: float) -> float:
+        """Measures the newest tick that is due, unless it is too late for it; tells the ticks that were missed.
+
+        Returns when to look at this target next.
+        """
         first, interval = entry.due(), entry.target.interval
         newest = math.floor((now - first) / interval)  # ticks after the first that are due as well
+        if (
+            entry.probe is not None
+            and not newest
+            and now <= entry.deadline + SETTLE
+            and first + SETTLE > entry.deadline
+        ):
+            return max(now, entry.deadline) + LOOK
         scheduled = first + newest * interval
         entry.tick += newest + 1
         missed, reason = newest, f"the agent was {now - first:.1f} s late: the device was busy or suspended"
@@ -195,6 +233,7 @@ class Scheduler:
             entry.probe.add_done_callback(self._ended)
         if missed:
             self._missed(entry, first, missed, reason)
+        return entry.due()
 
     def _judge_overdue(self, entry: _Entry, probe: asyncio.Task[None], now: float) -> None:
         """Cancels a probe that had time and turns enough to obey its deadline."""
@@ -213,7 +252,19 @@ class Scheduler:
             log.exception("%s: the prober failed", entry.target.id)
             duration = (time.monotonic() - monotonic) * 1000
             result = Result(duration, Phases(), Error(None, "internal", "local", f"the prober failed: {error!r}"[:500]))
+        result = self._without_blame_for_stalls(result, started, entry.target.timeout)
         self._outcome.measured(Measurement(entry.target, entry.prober, scheduled, started, wall, result))
+
+    def _without_blame_for_stalls(self, result: Result, started: float, timeout: float) -> Result:
+        """A time-out while this device stood still (busy, stopped or suspended) is this device's."""
+        error = result.error
+        if error is None or error.code not in MADE_BY_STALLS:
+            return result
+        over = boottime() - (started + timeout)
+        if over <= STALL and self._stalled <= started:
+            return result
+        message = f"{error.message}; but this device stood still meanwhile"[:500]
+        return msgspec.structs.replace(result, error=Error(error.phase, error.code, "local", message))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         entry, scheduled = self._in_flight.pop(task)

@@ -10,7 +10,7 @@ import pytest
 from agent import schedule
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.probers.result import Phases, Result
+from agent.probers.result import Error, Phases, Result
 from agent.schedule import Scheduler, phase_of
 
 INTERVAL = 0.2
@@ -54,7 +54,7 @@ class Silent(Instant):
             async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
                 await asyncio.sleep(3600)
         except TimeoutError:
-            return Result(1.0, Phases())
+            return Result(1.0, Phases(), Error("wait", "http_timeout_headers", "path", "nothing came"))
 
 
 class Broken(Instant):
@@ -281,6 +281,29 @@ async def test_many_reconciles_leave_no_debris(scheduler):
     for n in range(1000):
         scheduler.reconcile([a_target("a", interval=60.0 + n), a_target("b", interval=60)], lambda target: Instant())
     assert len(scheduler._heap) == 2
+
+
+async def test_a_timeout_as_long_as_the_interval(scheduler, outcomes):
+    """A target that is silent to the end of each interval is measured at every tick all the same."""
+    scheduler.reconcile([a_target(timeout=INTERVAL)], lambda target: Silent())
+    await asyncio.sleep(6.5 * INTERVAL)
+    assert len(outcomes.measurements) in (5, 6)
+    assert outcomes.misses == []
+
+
+@pytest.mark.parametrize("stall", [0.6, 1.3], ids=["within the timeout", "beyond it"])
+async def test_a_stall_is_not_the_targets_fault(scheduler, outcomes, stall):
+    """A probe that times out while this device stood still is put down to this device; the next one is not."""
+    scheduler.reconcile([a_target(interval=1.0, timeout=0.9)], lambda target: Silent())
+    while not scheduler._in_flight:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    time.sleep(stall)
+    await asyncio.sleep(3.2)
+    first, second = (measurement.result.error for measurement in outcomes.measurements[:2])
+    assert (first.code, first.attribution) == ("http_timeout_headers", "local")
+    assert "this device stood still" in first.message
+    assert (second.code, second.attribution) == ("http_timeout_headers", "path")
 
 
 async def test_a_broken_prober_costs_one_record(scheduler, outcomes, caplog):
