@@ -119,6 +119,7 @@ class HttpProber:
         if request.address is None:
             resolved = time.monotonic()
             resolve, started = _ms(resolved - started), resolved
+        before: _Tried | None = None  # the first of two
         while True:
             address, *others = addresses
             response = Response(request.method, self._target.body_limit)
@@ -134,11 +135,19 @@ class HttpProber:
                 deadline=deadline,
             )
             outcome.phases.resolve = resolve
-            if not others or outcome.error is None or outcome.error.phase != "connect":
-                peer = Peer(address, request.port, "ipv6" if ":" in address else "ipv4")
-                return _Tried(outcome.phases, outcome.error, resolver, peer, outcome.tls, response)
+            peer = Peer(address, request.port, "ipv6" if ":" in address else "ipv4")
+            tried = _Tried(outcome.phases, outcome.error, resolver, peer, outcome.tls, response)
+            if outcome.error is None or outcome.error.phase != "connect":
+                return tried
+            if before is not None and before.error is not None and outcome.error.attribution == "local":
+                # That this device has no way to the second family says nothing about the target; what came of the
+                # first does.
+                attempts[-1] = Attempt(address, outcome.phases, outcome.error)
+                return before
+            if not others:
+                return tried
             attempts.append(Attempt(address, outcome.phases, outcome.error))
-            addresses, started = others, time.monotonic()
+            addresses, started, before = others, time.monotonic(), tried
 
     async def _addresses(self, request: _Request, deadline: float) -> tuple[list[str], str | None]:
         """The addresses to try in turn, at most one of each family, and the DNS server that named them."""

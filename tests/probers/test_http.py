@@ -4,7 +4,10 @@ import asyncio
 import base64
 import itertools
 import socket
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -480,3 +483,43 @@ async def test_many_at_once(host):
         results = await asyncio.gather(*[measure(there.url("/slow" if n % 2 else "/fast")) for n in range(40)])
     assert all(result.error is None for result in results)
     assert max(result.duration_ms for result in results[::2]) < 400 < min(r.duration_ms for r in results[1::2])
+
+
+ROOT = Path(__file__).parent.parent.parent
+WITHOUT_IPV6 = """
+import asyncio, fcntl, pathlib, socket, struct, sys, time
+from agent.probers.http import HttpProber
+from agent.probers.resolver import Resolver
+from tests.probers.http_server import target_of
+
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    fcntl.ioctl(asking, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP: netdevice(7)
+
+async def probe(name):
+    resolver = Resolver(pathlib.Path(sys.argv[1]), pathlib.Path("/none"))
+    result = await HttpProber(target_of(f"http://{name}.example:9/"), resolver).probe(time.monotonic() + 5)
+    tried = [(each.address, each.error.code) for each in result.attempts]
+    print(result.error.code, result.error.attribution, result.peer.address, tried)
+
+asyncio.run(probe("both"))
+asyncio.run(probe("six"))
+"""
+
+
+def test_a_family_that_this_device_has_not(tmp_path):
+    """On a device without IPv6, what came of IPv4 is the verdict; a site with IPv6 alone could not be judged."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 both.example\n2001:db8::1 both.example six.example\n")
+    run = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", WITHOUT_IPV6, str(hosts)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    if "unshare:" in run.stderr:
+        pytest.skip(f"no network namespace of one's own here: {run.stderr.strip()}")
+    assert run.stdout.splitlines() == [
+        "connect_refused target 127.0.0.1 [('2001:db8::1', 'local_network')]",
+        "local_network local 2001:db8::1 []",
+    ], run.stderr
