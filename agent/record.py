@@ -108,7 +108,7 @@ class Started(Event, kw_only=True, tag="started"):
 
 
 class Stopping(Event, kw_only=True, tag="stopping"):
-    """A run ends in order; what was numbered up to here is all there is of it, but for this event."""
+    """A run ends in order: this is all there is of it, but for this event, and gaps that may still be told after it."""
 
     last_seqs: tuple[LastSeq, ...]
 
@@ -165,9 +165,9 @@ class Heartbeat(Event, kw_only=True, tag="heartbeat"):
     spool_records: int
     spool_bytes: int
     spool_oldest_s: float | None
-    rss_bytes: int
-    memory_available_bytes: int
-    load: tuple[float, float, float]
+    rss_bytes: int | None
+    memory_available_bytes: int | None
+    load: tuple[float, float, float] | None
     temperature_c: float | None
     throttled: bool | None
 

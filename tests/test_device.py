@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -72,7 +73,23 @@ def test_runs_are_counted(tmp_path):
     assert os.listdir(tmp_path / "state") == ["run.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"{", b'{"run": "x"}', b"[]", b'{"run": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\0" * 100, id="zeros"),
+        b"{",
+        b'{"run": "x"}',
+        b"[]",
+        b'{"run": 1}',
+        b'{"run": -5, "run_id": "5f0c2a9177d04e1b"}',
+        b'{"run": 18446744073709551615, "run_id": "5f0c2a9177d04e1b"}',
+        b'{"run": 1, "run_id": "not hexadecimal"}',
+        pytest.param(b'{"run": 1, "run_id": "\xff"}', id="not UTF-8"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(b" " * (2 << 20), id="large"),
+    ],
+)
 def test_a_damaged_counter_is_a_warning(tmp_path, caplog, content):
     """Whatever stands in the file, the agent starts and says that it could not read it."""
     (tmp_path / "run.json").write_bytes(content)
@@ -80,6 +97,35 @@ def test_a_damaged_counter_is_a_warning(tmp_path, caplog, content):
     assert (run.run, before) == (1, None)
     assert "run.json" in caplog.text
     assert json.loads((tmp_path / "run.json").read_text())["run_id"] == run.run_id
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, caplog):
+    """Something else in the place of the file is said and replaced."""
+    os.mkfifo(tmp_path / "run.json")
+    run, before = begin_run(tmp_path)
+    assert (run.run, before) == (1, None)
+    assert "not a regular file" in caplog.text
+    assert begin_run(tmp_path)[0].run == 2
+
+
+def test_a_run_without_a_number_does_not_turn_the_counter_back(tmp_path):
+    """When the disk was full at the start and is not at the stop, the last number that was given out stays."""
+    for _ in range(3):
+        begin_run(tmp_path)
+    assert not keep_run(tmp_path, identity.Run(0, "0" * 16))
+    assert begin_run(tmp_path)[0].run == 4
+
+
+def test_vitals_without_file_descriptors():
+    """What cannot be read is None, and nothing is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        read = vitals.read_vitals()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read.rss_bytes is None
+    assert read.memory_available_bytes is None
 
 
 def test_an_unwritable_state_directory_is_a_warning(tmp_path, caplog):

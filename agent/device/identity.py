@@ -4,14 +4,20 @@ The counter lives in `run.json` in the state directory. `run_id` keeps record id
 directory was wiped or restored from an old backup.
 """
 
+import errno
 import logging
 import os
 import secrets
+import stat
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 log = logging.getLogger(__name__)
+
+LARGEST = 1 << 20  # bytes read of run.json, which has some hundred
 
 
 class LastSeq(msgspec.Struct, frozen=True):
@@ -25,8 +31,8 @@ class LastSeq(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """One start of the agent. `last_seqs` is known only of a run that was stopped in order."""
 
-    run: int
-    run_id: str
+    run: Annotated[int, Meta(ge=0, le=1 << 53)]
+    run_id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
     last_seqs: tuple[LastSeq, ...] = ()
 
 
@@ -38,10 +44,10 @@ def begin_run(state_directory: Path) -> tuple[Run, Run | None]:
     file = state_directory / "run.json"
     previous: Run | None = None
     try:
-        previous = msgspec.json.decode(file.read_bytes(), type=Run)
+        previous = msgspec.json.decode(_read(file), type=Run)
     except FileNotFoundError:
         pass
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # whatever a damaged card has made of it
         log.warning("%s: cannot be read (%s); the run counter starts again", file, error)
     run = Run(run=previous.run + 1 if previous else 1, run_id=secrets.token_hex(8))
     if not keep_run(state_directory, run):
@@ -49,8 +55,24 @@ def begin_run(state_directory: Path) -> tuple[Run, Run | None]:
     return run, previous
 
 
+def _read(file: Path) -> bytes:
+    """At most `LARGEST` bytes of a regular file: a pipe in its place would be waited for."""
+    opened = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.read(opened, LARGEST)
+    finally:
+        os.close(opened)
+
+
 def keep_run(state_directory: Path, run: Run) -> bool:
-    """Writes `run` so that it survives a power cut; False, with a warning, when it cannot be written."""
+    """Writes `run` so that it survives a power cut; False, with a warning, when it cannot be written.
+
+    A run without a number is not written: the file keeps the last number that was given out.
+    """
+    if run.run == 0:
+        return False
     file = state_directory / "run.json"
     try:
         state_directory.mkdir(parents=True, exist_ok=True)
