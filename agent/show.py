@@ -4,6 +4,7 @@ A record is read leniently, as any consumer should: fields and codes of a newer 
 record is foreign; what could steer a terminal is shown as an escape.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -36,6 +37,7 @@ class TargetView(msgspec.Struct, frozen=True):
 
     id: Word
     url: Word = ""
+    interval_ms: Milliseconds | None = None
 
 
 class LocationView(msgspec.Struct, frozen=True):
@@ -162,6 +164,18 @@ def printable(text: str, encoding: str = "utf-8") -> str:
     if not text.isprintable():
         text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def tally(verdicts: Iterable[str], encoding: str = "utf-8") -> Text:
+    """How many there are of each, as in `3 up, 1 down`."""
+    counted = Counter(verdicts)
+    order = [*VERDICTS, *sorted(counted.keys() - VERDICTS.keys())]
+    told = [
+        Text(printable(f"{counted[each]} {each}", encoding), VERDICTS.get(each, "bold"))
+        for each in order
+        if counted[each]
+    ]
+    return Text(", ").join(told)
 
 
 def milliseconds(duration: float | None) -> str:

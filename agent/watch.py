@@ -1,14 +1,16 @@
 """The newest result of each target and location, from the values on a topic: a live table, lines, or JSON lines.
 
 Anyone may write to a topic: what is no result record is counted and skipped, and nothing of it reaches the terminal.
+What is not known is not shown as if it were: a row that is overdue, an age that is only that of its arrival, and a
+broker that gives no answer are marked as such.
 """
 
 import re
 import sys
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 from rich.console import Group
@@ -16,11 +18,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agent.show import PHASES, VERDICTS, NotAResult, ResultView, Terminal, day, milliseconds, parse, printable
+from agent.show import (
+    PHASES,
+    VERDICTS,
+    NotAResult,
+    ResultView,
+    Terminal,
+    day,
+    milliseconds,
+    parse,
+    printable,
+    tally,
+)
 
 ROWS = 1_000  # target × location kept; beyond it the one that was silent for longest leaves
 REDRAW = 0.25  # seconds between two drawings at least, however much arrives
 WIDE, WIDER = 80, 120  # columns of a terminal from which phases, and from which messages are shown
+GRACE = 5.0  # seconds beyond two of its intervals after which a row is overdue: the way of a result takes its time
 CODE = 22  # columns for the longest error code that comes often
 _BAR, _WIDER_BAR = 12, 24
 _LETTERS = {"resolve": "r", "connect": "c", "tls": "t", "send": "s", "wait": "w", "receive": "v"}
@@ -28,21 +42,28 @@ _LETTERS = {"resolve": "r", "connect": "c", "tls": "t", "send": "s", "wait": "w"
 _STEERING = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 
-def watch(values: Iterator[bytes | None], *, live: bool, as_json: bool) -> None:
-    """Shows the results among `values` until they end; None stands for a second in which none came.
+Reading = tuple[bytes, float | None] | str | None
 
-    `live` draws a table of up to 1,000 rows; else each result is a line as it comes, with `as_json` any valid JSON is,
-    whatever it says. What was skipped is told: below the table, or on standard error.
+
+def watch(readings: Iterator[Reading], *, live: bool, as_json: bool) -> None:
+    """Shows the results among `readings` until they end.
+
+    A reading is a value of the topic and when it came to Kafka, in seconds since the epoch if that is known; or a
+    second in which none came: None, or the trouble with the broker as a text.
+
+    `live` draws a table of up to 1,000 rows; else each result is a line as it comes, and the verdicts are counted at
+    the end; with `as_json` any valid JSON is a line, whatever it says. Skipped values and troubles are told: below the
+    table, or on standard error.
     """
     if as_json:
-        _json_lines(values)
+        _json_lines(readings)
     elif live and not (out := Terminal()).is_dumb_terminal:
-        _live(out, values)
+        _live(out, readings)
     else:
-        _lines(values)
+        _lines(readings)
 
 
-def _json_lines(values: Iterator[bytes | None]) -> None:
+def _json_lines(readings: Iterator[Reading]) -> None:
     def line(value: bytes) -> str:
         try:
             msgspec.json.decode(value)
@@ -52,12 +73,15 @@ def _json_lines(values: Iterator[bytes | None]) -> None:
             value = msgspec.json.format(value, indent=-1)
         return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", value.decode())
 
-    _print_each(values, line, "JSON")
+    _print_each(readings, line, "JSON")
 
 
-def _lines(values: Iterator[bytes | None]) -> None:
+def _lines(readings: Iterator[Reading]) -> None:
+    newest = Newest()
+
     def line(value: bytes) -> str:
         result = parse(value)
+        newest.add(Row(result, None, 0.0))
         at = day(result.started_at or result.scheduled_at)
         told = [
             result.scheduled_at if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}",
@@ -70,17 +94,29 @@ def _lines(values: Iterator[bytes | None]) -> None:
         ]
         return printable("  ".join(told).rstrip(), sys.stdout.encoding)
 
-    _print_each(values, line, "result records")
+    _print_each(readings, line, "result records")
+    if newest.rows:
+        counted = tally(row.result.status for row in newest.rows.values()).plain
+        sys.stdout.write(printable(f"at the end: {counted}", sys.stdout.encoding) + "\n")
+        sys.stdout.flush()
 
 
-def _print_each(values: Iterator[bytes | None], line: Callable[[bytes], str], what: str) -> None:
-    skipped = 0
+def _print_each(readings: Iterator[Reading], line: Callable[[bytes], str], what: str) -> None:
+    skipped, trouble = 0, False
     try:
-        for value in values:
-            if value is None:
+        for reading in readings:
+            if isinstance(reading, str):
+                if not trouble:
+                    sys.stderr.write(f"{printable(reading, sys.stderr.encoding)}\n")
+                trouble = True
+                continue
+            if trouble:
+                sys.stderr.write("the broker answers again\n")
+                trouble = False
+            if reading is None:
                 continue
             try:
-                sys.stdout.write(line(value) + "\n")
+                sys.stdout.write(line(reading[0]) + "\n")
                 sys.stdout.flush()
             except NotAResult:
                 skipped += 1
@@ -91,57 +127,107 @@ def _print_each(values: Iterator[bytes | None], line: Callable[[bytes], str], wh
             sys.stderr.write(f"skipped, not being {what}: {skipped}\n")
 
 
-def _live(out: Terminal, values: Iterator[bytes | None]) -> None:
-    newest, drawn = Newest(), time.monotonic()
+def _live(out: Terminal, readings: Iterator[Reading]) -> None:
+    newest, drawn, trouble = Newest(), time.monotonic(), None
     with Live(newest.picture(out), console=out, auto_refresh=False, vertical_overflow="crop") as live:
-        for value in values:
-            if value is not None:
-                newest.take(value)
+        for reading in readings:
+            trouble = reading if isinstance(reading, str) else None
+            if isinstance(reading, tuple):
+                newest.take(*reading)
             if time.monotonic() - drawn >= REDRAW:
-                live.update(newest.picture(out), refresh=True)
+                live.update(newest.picture(out, trouble), refresh=True)
                 drawn = time.monotonic()
-        live.update(newest.picture(out), refresh=True)
+        live.update(newest.picture(out, trouble), refresh=True)
+
+
+class Row(NamedTuple):
+    """A result; when it came to Kafka, in seconds since the epoch if that is known; when it came here, monotonic."""
+
+    result: ResultView
+    arrived: float | None
+    taken: float
+
+    def age(self, now: float) -> tuple[float | None, bool]:
+        """Seconds since it was measured, and whether they are only those since it came to Kafka.
+
+        None: nothing tells. `now` is in seconds since the epoch.
+        """
+        moment = day(self.result.started_at or self.result.scheduled_at)
+        if moment is not None and self.result.clock.synchronized and (since := now - moment.timestamp()) >= -1:
+            return max(since, 0.0), False
+        return (None if self.arrived is None else max(now - self.arrived, 0.0)), True
+
+    def overdue(self, now: float) -> bool:
+        """Was nothing heard of this target for more than two of its intervals?"""
+        if (interval := self.result.target.interval_ms) is None:
+            return False
+        known = [self.age(now)[0], None if self.arrived is None else now - self.arrived]
+        silence = min((each for each in known if each is not None), default=time.monotonic() - self.taken)
+        return silence > 2 * interval / 1000 + GRACE
 
 
 class Newest:
     """The newest result of each target × location, at most `ROWS` of them, and how many values were none."""
 
     def __init__(self) -> None:
-        self.results: OrderedDict[tuple[str, str], ResultView] = OrderedDict()
+        self.rows: OrderedDict[tuple[str, str], Row] = OrderedDict()
         self.skipped = 0
 
-    def take(self, value: bytes) -> None:
+    def take(self, value: bytes, arrived: float | None = None) -> None:
         """Takes one value of the topic in, whatever it is."""
         try:
-            result = parse(value)
+            self.add(Row(parse(value), arrived, time.monotonic()))
         except NotAResult:
             self.skipped += 1
-            return
-        key = (result.target.id, result.location.id)
-        known = self.results.get(key)
-        if known is not None and _older(result, known):
-            return
-        self.results[key] = result
-        self.results.move_to_end(key)
-        if len(self.results) > ROWS:
-            self.results.popitem(last=False)
 
-    def picture(self, out: Terminal) -> Group | Text:
+    def add(self, row: Row) -> None:
+        """Takes a result in, unless a newer one is known."""
+        key = (row.result.target.id, row.result.location.id)
+        known = self.rows.get(key)
+        if known is not None and _older(row.result, known.result):
+            return
+        self.rows[key] = row
+        self.rows.move_to_end(key)
+        if len(self.rows) > ROWS:
+            self.rows.popitem(last=False)
+
+    def picture(self, out: Terminal, trouble: str | None = None) -> Group | Text:
         """The table as it looks now on `out`; what does not fit is counted below it, and is what went well."""
-        if not self.results:
-            return Text(f"waiting for the first result{self._also()}")
-        room = max(out.height - 5, 1)
-        summary = _summary(out, self.results.values())
-        shown = sorted(self.results.items(), key=lambda row: (row[1].status == "up", row[0]))[:room]
-        rows = [result for _, result in sorted(shown)]
-        if len(rows) < len(self.results):
-            summary.append(f"; {len(self.results) - len(rows)} of them do not fit here")
-        summary.append(self._also())
-        below = [Text(), summary] if out.width < WIDE else [Text(), summary, _legend(out)]
-        return Group(_table(out, rows), *below)
+        now = time.time()
+        rows = [(row, row.overdue(now)) for _, row in sorted(self.rows.items())]
+        below = self._below(out, rows, now, trouble)
+        room = max(out.height - 2 - len(below), 1)
+        if len(rows) > room:
+            below = self._below(out, rows, now, trouble, hidden=len(rows) - room)
+            by_need = sorted(range(len(rows)), key=lambda at: rows[at][0].result.status == "up" and not rows[at][1])
+            rows = [rows[at] for at in sorted(by_need[:room])]
+        return Group(*([_table(out, rows, now)] if rows else []), *below)
 
-    def _also(self) -> str:
-        return f"; other records, skipped: {self.skipped}" if self.skipped else ""
+    def _below(
+        self, out: Terminal, rows: list[tuple[Row, bool]], now: float, trouble: str | None, hidden: int = 0
+    ) -> list[Text]:
+        """The lines below the table: how many of what, what is wrong, and what its marks mean."""
+        summary = tally((row.result.status for row, _ in rows), out.encoding)
+        if not rows:
+            summary = Text("waiting for the first result")
+        if hidden:
+            summary.append(f"; {hidden} of them do not fit here")
+        if self.skipped:
+            summary.append(f"; other records, skipped: {self.skipped}")
+        told = [summary]
+        if trouble is not None:
+            told.append(Text(out.printable(trouble), "bold red"))
+        if overdue := sum(late for _, late in rows):
+            told.append(Text(f"! {overdue} overdue: nothing for more than two of the target's intervals", "yellow"))
+        ages = {row.age(now) for row, _ in rows}
+        if any(seconds is not None and by_arrival for seconds, by_arrival in ages):
+            told.append(Text("~ since it came to Kafka, as the device's own clock is not known to be right", "dim"))
+        if (None, True) in ages:
+            told.append(Text("? not known, as the device's clock is not known to be right", "dim"))
+        if rows and out.width >= WIDE:
+            told.append(_legend(out))
+        lines = [line for text in told for line in text.wrap(out, out.width)]
+        return [Text(), *lines] if rows else lines
 
 
 def _older(result: ResultView, known: ResultView) -> bool:
@@ -153,28 +239,22 @@ def _older(result: ResultView, known: ResultView) -> bool:
     return result.scheduled_at < known.scheduled_at
 
 
-def _summary(out: Terminal, rows: Iterable[ResultView]) -> Text:
-    counted = Counter(result.status for result in rows)
-    order = [*VERDICTS, *sorted(counted.keys() - VERDICTS.keys())]
-    told = [
-        Text(out.printable(f"{counted[each]} {each}"), VERDICTS.get(each, "bold")) for each in order if counted[each]
-    ]
-    return Text(", ").join(told)
-
-
-def _table(out: Terminal, rows: list[ResultView]) -> Table:
+def _table(out: Terminal, rows: list[tuple[Row, bool]], now: float) -> Table:
     wide, wider = out.width >= WIDE, out.width >= WIDER
-    columns = {"target": [(result.target.id, "bold") for result in rows]}
-    if wide or len({result.location.id for result in rows}) > 1:
-        columns["location"] = [(result.location.id, "") for result in rows]
-    columns["verdict"] = [(result.status, VERDICTS.get(result.status, "bold")) for result in rows]
-    columns["why"] = [(_why(result, wider), "") for result in rows]
-    columns["age"] = [(_age(result), "dim") for result in rows]
-    columns["took"] = [(milliseconds(result.duration_ms), "") for result in rows]
+    results = [row.result for row, _ in rows]
+    columns = {"target": [(result.target.id, "bold") for result in results]}
+    if wide or len({result.location.id for result in results}) > 1:
+        columns["location"] = [(result.location.id, "") for result in results]
+    # What is overdue may not hold any more, so it has no colour.
+    verdicts = [(row.result.status, late) for row, late in rows]
+    columns["verdict"] = [(status, "dim" if late else VERDICTS.get(status, "bold")) for status, late in verdicts]
+    columns["why"] = [(_why(result, wider), "") for result in results]
+    columns["age"] = [(_age(row, now) + " !" * late, "yellow" if late else "dim") for row, late in rows]
+    columns["took"] = [(milliseconds(result.duration_ms), "") for result in results]
     cells = {name: [Text(out.printable(text), style) for text, style in column] for name, column in columns.items()}
     if wide:
         bar = _WIDER_BAR if wider else _BAR
-        cells["phases"] = [_bar(out, result, bar) for result in rows]
+        cells["phases"] = [_bar(out, result, bar) for result in results]
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for name, width in _widths(cells, out.width).items():
@@ -209,18 +289,13 @@ def _why(result: ResultView, wider: bool) -> str:
     return f"{result.error.code}: {result.error.message}" if wider else result.error.code
 
 
-def _age(result: ResultView) -> str:
-    """How long ago it was measured; `?` when either clock cannot tell."""
-    moment = day(result.started_at or result.scheduled_at)
-    if moment is None or not result.clock.synchronized:
+def _age(row: Row, now: float) -> str:
+    """How long ago it was measured; with `~` how long ago it came to Kafka; `?` when nothing tells."""
+    seconds, by_arrival = row.age(now)
+    if seconds is None:
         return "?"
-    seconds = (datetime.now(UTC) - moment).total_seconds()
-    if seconds < -1:
-        return "?"
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
+    unit = next((each for each in ((86_400, "d"), (3_600, "h"), (60, "m")) if seconds >= each[0]), (1, "s"))
+    return f"{'~' if by_arrival else ''}{seconds // unit[0]:.0f}{unit[1]}"
 
 
 def _bar(out: Terminal, result: ResultView, width: int) -> Text:

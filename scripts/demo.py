@@ -20,7 +20,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.watch import Reading
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "demo.yaml"
 BROKER = "127.0.0.1:9092"  # as the example has it
@@ -83,8 +86,8 @@ def demo(directory: Path, urls: list[str], stop: threading.Event) -> None:
             print(explanation(urls, live), flush=True)
             # The reader may come before the agent has written anything.
             kafka = Kafka((addresses[BROKER],), properties={"allow.auto.create.topics": "true"})
-            values = read(kafka, kafka.topic, since=60.0)
-            watch(while_it_runs(values, process, log, stop, live), live=live, as_json=False)
+            readings = read(kafka, kafka.topic, since=60.0)
+            watch(while_it_runs(readings, process, log, stop, live), live=live, as_json=False)
 
 
 def filled_in(example: str, addresses: dict[str, str]) -> str:
@@ -164,20 +167,20 @@ def end(process: subprocess.Popen[Any], seconds: float) -> None:
 
 
 def while_it_runs(
-    values: Iterator[bytes | None], agent: "subprocess.Popen[bytes]", log: Path, stop: threading.Event, live: bool
-) -> Iterator[bytes | None]:
-    """Passes `values` on until `stop` or the end of the time. Raises `DemoError` when the agent dies or is mute."""
+    readings: "Iterator[Reading]", agent: "subprocess.Popen[bytes]", log: Path, stop: threading.Event, live: bool
+) -> "Iterator[Reading]":
+    """Passes `readings` on until `stop` or the end of the time. Raises `DemoError` when the agent dies or is mute."""
     ends = math.inf if live else time.monotonic() + SECONDS
     came = False
-    for value in values:
+    for reading in readings:
         if stop.is_set():
             return
         if agent.poll() is not None:
             raise DemoError(f"the agent ended, with exit status {agent.returncode}; its log:\n{tail(log)}")
         if time.monotonic() >= ends:
             break
-        came = came or value is not None
-        yield value
+        came = came or isinstance(reading, tuple)
+        yield reading
     if not came:
         raise DemoError(f"no result came in {SECONDS:.0f} s; the agent's log:\n{tail(log)}")
 

@@ -25,15 +25,15 @@ class AProber:
     type = "http"
 
 
-def a_recorder(synchronized="yes"):
+def a_recorder():
     config = Config(Agent("ist-1-pi"), Location("ist-1"), "/nowhere", Kafka(("broker:9092",)), digest="9f2c1e7ab0d4")
-    return Recorder(config, Run(17, "5f0c2a9177d04e1b"), Clock(synchronized))
+    return Recorder(config, Run(17, "5f0c2a9177d04e1b"), Clock("yes"))
 
 
 def a_record(status="up", error=None, phases=PHASES, synchronized="yes", **found):
     result = Result(84.213, phases, error, **{"peer": Peer("203.0.113.7", 443, "ipv4"), **found})
     measurement = Measurement(TARGET, AProber(), 1000.0, 1000.0, 1764000000.0, result)
-    return a_recorder(synchronized).measured(measurement, status, error).value
+    return a_recorder().measured(measurement, status, error, Clock(synchronized).state()).value
 
 
 def a_tls(ends, **fields):
@@ -119,7 +119,7 @@ def test_a_failure_says_why_and_where(capsys):
 def test_what_was_not_measured(capsys):
     """A row of missed ticks has no phases and no address, and says how many."""
     missed = Missed(TARGET, AProber(), 1000.0, 1764000000.0, 7, "this device was asleep")
-    out = shown(capsys, a_recorder().missed(missed).value)
+    out = shown(capsys, a_recorder().missed(missed, Clock("yes").state()).value)
     assert out.splitlines()[0] == "unknown  https://shop.example/"
     assert "not_measured: this device was asleep" in out
     assert "missed      7 measurements, from 2025-11-24T16:00:00.000000Z on" in out

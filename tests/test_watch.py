@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -25,7 +26,7 @@ def a_record(target="shop", status="up", location="ist-1", seq=1, run="5f0c2a917
         "id": f"ist-1-pi/{run}/0/{seq}",
         "agent": {"id": "ist-1-pi", "run_id": run, "seq": seq},
         "location": {"id": location},
-        "target": {"id": target, "url": "https://shop.example/"},
+        "target": {"id": target, "url": "https://shop.example/", "interval_ms": 60_000.0},
         "scheduled_at": at,
         "started_at": at,
         "duration_ms": 84.213,
@@ -50,10 +51,15 @@ class Screen(Terminal):
         super().__init__()
         self.file = self.written
 
-    def lines(self, newest):
-        self.print(newest.picture(self))
+    def lines(self, newest, trouble=None):
+        self.print(newest.picture(self, trouble))
         text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.written.getvalue())
         return [line.rstrip() for line in text.splitlines()]
+
+
+def readings(*values):
+    """As they come from a topic; None is a second without one."""
+    return iter([None if value is None else (value, None) for value in values])
 
 
 def taken(*values):
@@ -115,8 +121,8 @@ def test_no_more_rows_than_fit(monkeypatch):
 def test_bounded_in_memory():
     """A topic with endless targets keeps the latest 1,000 and lets the longest silent go."""
     newest = taken(*(a_record(f"t{number}") for number in range(ROWS + 5)), a_record("t5", seq=2), a_record("new"))
-    assert len(newest.results) == ROWS
-    names = {target for target, _ in newest.results}
+    assert len(newest.rows) == ROWS
+    names = {target for target, _ in newest.rows}
     assert {"t5", "new"} <= names
     assert not names & {"t0", "t4", "t6"}
 
@@ -124,11 +130,11 @@ def test_bounded_in_memory():
 def test_what_comes_late_does_not_overwrite():
     """After an outage the backlog arrives behind live records: the table stays with the newest."""
     newest = taken(a_record(seq=9, ago=1), a_record(status="down", seq=5, ago=0))
-    assert [result.status for result in newest.results.values()] == ["up"]
+    assert [row.result.status for row in newest.rows.values()] == ["up"]
     newest = taken(a_record(ago=1), a_record(status="down", run="00000000000000aa", ago=60))
-    assert [result.status for result in newest.results.values()] == ["up"]
+    assert [row.result.status for row in newest.rows.values()] == ["up"]
     newest = taken(a_record(seq=900, ago=60), a_record(status="down", run="00000000000000aa", ago=1))
-    assert [result.status for result in newest.results.values()] == ["down"]
+    assert [row.result.status for row in newest.rows.values()] == ["down"]
 
 
 def test_a_clock_that_was_not_set(monkeypatch):
@@ -137,6 +143,48 @@ def test_a_clock_that_was_not_set(monkeypatch):
     newest = taken(a_record(ago=-1e9, **unset), a_record(status="down", run="00000000000000aa", ago=1, **unset))
     lines = Screen(monkeypatch).lines(newest)
     assert row(lines, "shop").split()[:5] == ["shop", "ist-1", "down", "status_mismatch", "?"]
+    assert "? not known, as the device's clock is not known to be right" in lines
+
+
+def test_an_age_by_its_arrival(monkeypatch):
+    """Where the device's stamps tell nothing, the age is that of its arrival in Kafka, and marked as such."""
+    unset = {"clock": {"synchronized": False}}
+    newest = Newest()
+    newest.take(a_record("unset", ago=1e9, **unset), time.time() - 7.5)
+    newest.take(a_record("ahead", ago=-3_600), time.time() - 3.5)
+    newest.take(a_record("right", ago=20), time.time())
+    lines = Screen(monkeypatch).lines(newest)
+    assert [row(lines, name).split()[3] for name in ("unset", "ahead", "right")] == ["~7s", "~3s", "20s"]
+    assert "~ since it came to Kafka, as the device's own clock is not known to be right" in lines
+    assert not any(line.startswith(("?", "!")) for line in lines)
+
+
+def test_what_is_overdue(monkeypatch):
+    """A target of which nothing was heard for more than two of its intervals is marked and loses its colour."""
+    late = a_record("late", ago=130)
+    unset = {"clock": {"synchronized": False}}
+    older = {**json.loads(a_record(ago=999)), "target": {"id": "older"}}  # that does not tell its interval
+    newest = taken(late, a_record("soon", ago=120), json.dumps(older).encode())
+    newest.take(a_record("live", ago=999), time.time())  # by a clock that is not this one's
+    newest.take(a_record("unset", ago=1e9, **unset), time.time() - 130)
+    screen = Screen(monkeypatch)
+    lines = screen.lines(newest)
+    assert {line.split()[0] for line in lines if " ! " in line} == {"late", "unset"}
+    assert "2m !" in row(lines, "late")
+    assert "~2m !" in row(lines, "unset")
+    assert "! 2 overdue: nothing for more than two of the target's intervals" in lines
+    assert screen.written.getvalue().count("\x1b[1;32mup") == 3
+
+
+def test_trouble_with_the_broker(monkeypatch, capsys):
+    """That the broker gives no answer stands below the table as long as it lasts; with lines it is told once."""
+    trouble = "no word from the broker since 12:00:00: Connection refused\x1b[2J"
+    assert trouble.replace("\x1b", r"\x1b") in Screen(monkeypatch).lines(taken(a_record()), trouble)
+    assert trouble.replace("\x1b", r"\x1b") in Screen(monkeypatch).lines(taken(), trouble)
+    for as_json in (False, True):
+        watch(iter([(a_record(), None), trouble, trouble, None, None]), live=False, as_json=as_json)
+        told = capsys.readouterr().err.splitlines()
+        assert told == [trouble.replace("\x1b", r"\x1b"), "the broker answers again"]
 
 
 def test_foreign_values_are_counted_and_cannot_steer_the_terminal(monkeypatch):
@@ -159,7 +207,7 @@ def test_nothing_yet(monkeypatch):
 def test_live_on_a_terminal(monkeypatch, capsys):
     """The table is drawn again and again, its end stays on the screen, and the cursor comes back."""
     Screen(monkeypatch)
-    watch(iter([a_record(), None, b"?", a_record("silent", "down")]), live=True, as_json=False)
+    watch(readings(a_record(), None, b"?", a_record("silent", "down")), live=True, as_json=False)
     out = capsys.readouterr().out
     assert "waiting for the first result" in out
     assert out.rindex("silent") > out.rindex("waiting")
@@ -167,13 +215,17 @@ def test_live_on_a_terminal(monkeypatch, capsys):
 
 
 def test_a_line_for_each_result(capsys):
-    """Not on a terminal every record is one line: time, target, verdict, code, duration, location, message."""
+    """Not on a terminal every record is one line: time, target, verdict, code, duration, location, message.
+
+    When it ends by itself, the newest verdicts are counted.
+    """
     values = [a_record(), None, *GARBAGE, a_record("a b\n\x1b", "down"), a_record(started_at=None, duration_ms=None)]
-    watch(iter(values), live=False, as_json=False)
+    watch(readings(*values), live=False, as_json=False)
     out, err = capsys.readouterr()
-    good, bad, unmeasured = out.splitlines()
-    time, *rest = good.split()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", time)
+    good, bad, unmeasured, summary = out.splitlines()
+    at, *rest = good.split()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", at)
+    assert summary == "at the end: 1 up, 1 down"
     assert rest == ["shop", "up", "-", "84.2", "ms", "ist-1"]
     assert bad.split()[1:6] == ["a", r"b\n\x1b", "down", "status_mismatch", "84.2"]
     assert bad.endswith("told at some length")
@@ -184,7 +236,7 @@ def test_a_line_for_each_result(capsys):
 def test_lines_on_a_dumb_terminal(monkeypatch, capsys):
     """Where a table cannot be drawn again in its place, lines come instead."""
     Screen(monkeypatch, TERM="dumb")
-    watch(iter([a_record()]), live=True, as_json=False)
+    watch(readings(a_record()), live=True, as_json=False)
     assert capsys.readouterr().out.split()[1:3] == ["shop", "up"]
 
 
@@ -192,7 +244,7 @@ def test_json_lines(capsys):
     """With JSON each record is one line, as it came; what is no JSON is skipped and told on standard error."""
     pretty = json.dumps(json.loads(a_record("x")), indent=2).encode()
     record, event = a_record(), b'{"event":"heartbeat","n":12345678901234567890123}'
-    watch(iter([record, None, b"\xff", pretty, event, b"[" * 100_000]), live=True, as_json=True)
+    watch(readings(record, None, b"\xff", pretty, event, b"[" * 100_000), live=True, as_json=True)
     out, err = capsys.readouterr()
     same, compact, other = out.splitlines()
     assert same.encode() == record
@@ -204,7 +256,7 @@ def test_json_lines(capsys):
 def test_json_cannot_steer_the_terminal(capsys):
     """JSON may hold raw characters that a terminal obeys: they come as JSON's own escapes and mean the same."""
     hostile = {"a": "\x7f\x9b31m\u202e\u2028größer"}
-    watch(iter([json.dumps(hostile, ensure_ascii=False).encode()]), live=False, as_json=True)
+    watch(readings(json.dumps(hostile, ensure_ascii=False).encode()), live=False, as_json=True)
     out = capsys.readouterr().out
     assert json.loads(out) == hostile
     assert all(each.isprintable() for each in out.rstrip("\n"))

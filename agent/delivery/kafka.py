@@ -6,6 +6,7 @@ itself (`message.timeout.ms` 0); the queue owns retrying.
 
 import contextlib
 import logging
+import re
 import threading
 import time
 import uuid
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
     Consumer,
     KafkaError,
     KafkaException,
@@ -52,6 +54,13 @@ DEFAULTS: dict[str, Any] = {
 REMAKE = 5.0  # seconds between two producers
 UNSTAMPED_SECONDS = 600.0  # that records go without a stamp after one was refused
 UNREACHABLE = 10.0  # seconds after which a reader gives up
+TRIES = (
+    0.5,
+    1.5,
+    8.0,
+)  # seconds that a reader tries to reach a broker; not the last, if all have refused it
+SILENCE = 5.0  # seconds without a value after which a reader asks the broker whether it is still there
+ANSWER = 1.5  # seconds that the broker has to answer that
 UNSTAMPED = 1_000  # records of a partition that a reader looks at when none is young enough by its stamp
 
 _TOPIC_REFUSED = {
@@ -68,7 +77,13 @@ _RECORD_REFUSED = {
 }
 
 
+# What librdkafka writes around a cause: `HOST:PORT/ID: Connect to ipv4#… failed: ` and ` (after 3ms in state CONNECT)`.
+_AROUND_CAUSE = re.compile(
+    r"^(?:\S+: )?\S+:\d+(?:/\w+)?: (?:Connect to \S+ failed: )?| \(after \d+ms in state \w+.*\)$"
+)
+
 T = TypeVar("T")
+Reading = tuple[bytes, float | None] | str | None
 
 
 class DeliveryError(Exception):
@@ -224,26 +239,40 @@ def refusal(kafka: Kafka) -> str | None:
     return None
 
 
-def read(kafka: Kafka, topic: str, since: float) -> Iterator[bytes | None]:
-    """The values on `topic`, from those of the last `since` seconds on, for ever; None each second without one.
+def read(kafka: Kafka, topic: str, since: float) -> Iterator[Reading]:
+    """What is on `topic`, from the values of the last `since` seconds on, for ever.
+
+    Each value comes with the moment at which it came to Kafka, in seconds since the epoch: the broker's stamp of it
+    (LogAppendTime), else now if it came after the reading began, else None. Without a value there is each second None,
+    or a text that says since when the broker gives no answer, and why.
 
     Joins no consumer group: it takes all partitions and commits nothing. Raises `DeliveryError` when no broker can be
-    reached within 10 s or the topic is not there.
+    reached, which takes 2 to 10 s to find out, or the topic is not there.
     """
     # librdkafka wants a group's name even from one who joins none.
     names = {"group.id": f"uptime-agent-watch-{uuid.uuid4()}", "enable.auto.commit": False}
-    consumer = _new(Consumer, _properties(kafka, {"log_level": 2}) | names | {"logger": log})
+    broker = _Heard()
+    up_to_date: set[int | None] = set()  # the partitions that were read to their end, so that what comes is new
+    told = {"logger": log, "error_cb": broker.failed, "enable.partition.eof": True}
+    consumer = _new(Consumer, _properties(kafka, {"log_level": 2}) | names | told)
     try:
         youngest = round((time.time() - since) * 1000)
-        consumer.assign(_beginnings(consumer, topic, youngest))
+        partitions = _reached(consumer, kafka, topic, broker)
+        consumer.assign(_beginnings(consumer, [TopicPartition(topic, each, youngest) for each in partitions]))
         while True:
             message = consumer.poll(1.0)
             if message is None:
-                yield None
+                if (trouble := broker.trouble(consumer, topic)) is not None:
+                    up_to_date.clear()
+                yield trouble
             elif (error := message.error()) is None:
-                _, stamp = message.timestamp()
+                broker.answered()
+                kind, stamp = message.timestamp()
                 if stamp < 0 or stamp >= youngest:  # -1: not stamped, by a device whose clock was not right
-                    yield message.value()
+                    now = time.time() if message.partition() in up_to_date else None
+                    yield message.value() or b"", stamp / 1000 if kind == TIMESTAMP_LOG_APPEND_TIME else now
+            elif error.code() == KafkaError._PARTITION_EOF:
+                up_to_date.add(message.partition())
             elif message.topic() is not None and not error.retriable():
                 # The others are of brokers, which come back, or of the group, which may be none of ours to use.
                 raise DeliveryError(f"topic {topic}: {error.str()}")
@@ -253,16 +282,65 @@ def read(kafka: Kafka, topic: str, since: float) -> Iterator[bytes | None]:
         consumer.close()
 
 
-def _beginnings(consumer: Consumer, topic: str, youngest: int) -> list[TopicPartition]:
-    try:
-        metadata = consumer.list_topics(topic, timeout=UNREACHABLE).topics[topic]
-    except KafkaException as error:
-        raise DeliveryError(f"no broker can be reached: {error.args[0].str()}; check kafka.bootstrap_servers") from None
-    if metadata.error is not None:
-        raise DeliveryError(f"topic {topic}: {metadata.error.str()}")
-    found = consumer.offsets_for_times(
-        [TopicPartition(topic, partition, youngest) for partition in metadata.partitions], timeout=UNREACHABLE
-    )
+class _Heard:
+    """When a reader last heard of the broker, and what librdkafka has told against it since."""
+
+    def __init__(self) -> None:
+        self.all_down = False
+        self._why: str | None = None
+        self._last = boottime()
+
+    @property
+    def why(self) -> str:
+        """The cause in plain words, without librdkafka's addresses and times."""
+        return "no answer" if self._why is None else _AROUND_CAUSE.sub("", self._why)
+
+    def answered(self) -> None:
+        """All is well again."""
+        self.all_down, self._why, self._last = False, None, boottime()
+
+    def failed(self, error: KafkaError) -> None:
+        """Takes an error of a connection: the first is what began it, unless one says that we are not let in."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.all_down = True
+        elif self._why is None or error.code() in (KafkaError._SSL, KafkaError._AUTHENTICATION):
+            self._why = error.str()
+
+    def trouble(self, consumer: Consumer, topic: str) -> str | None:
+        """None while the broker answers, else a text. It is asked when there was an error or a long silence."""
+        silent = boottime() - self._last
+        if self._why is None and not self.all_down and silent < SILENCE:
+            return None
+        try:
+            consumer.list_topics(topic, timeout=ANSWER)
+        except KafkaException:
+            since = time.strftime("%H:%M:%S", time.localtime(time.time() - silent))
+            return f"no word from the broker since {since}: {self.why}"
+        self.answered()
+        return None
+
+
+def _reached(consumer: Consumer, kafka: Kafka, topic: str, broker: _Heard) -> list[int]:
+    """The partitions of the topic. Raises `DeliveryError`."""
+    for wait in TRIES:
+        try:
+            metadata = consumer.list_topics(topic, timeout=wait).topics[topic]
+        except KafkaException:  # says only that it failed; why, is told when polling
+            consumer.poll(0)
+            if broker.all_down and wait > TRIES[0]:
+                break
+        else:
+            broker.answered()
+            if metadata.error is not None:
+                raise DeliveryError(f"topic {topic}: {metadata.error.str()}")
+            return list(metadata.partitions)
+    servers = ", ".join(kafka.bootstrap_servers)
+    mend = "check the address, and that Kafka runs there"
+    raise DeliveryError(f"no broker can be reached at {servers}: {broker.why}; {mend}")
+
+
+def _beginnings(consumer: Consumer, times: list[TopicPartition]) -> list[TopicPartition]:
+    found = consumer.offsets_for_times(times, timeout=UNREACHABLE)
     for partition in found:
         if partition.error is not None or partition.offset < 0:
             # Nothing is that young, by its stamps; a device without a clock sends none, so the last ones are looked at.

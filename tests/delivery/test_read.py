@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,9 +45,9 @@ def first(values, count):
     found = []
     while len(found) < count:
         assert time.monotonic() < limit, found
-        value = next(values)
-        if value is not None:
-            found.append(value)
+        reading = next(values)
+        if isinstance(reading, tuple):
+            found.append(reading[0])
     return found
 
 
@@ -73,14 +75,50 @@ def test_old_values_are_left_out(cluster):
 def test_a_broker_that_goes_and_comes_back(cluster):
     """A reader waits for its broker, and goes on with what comes afterwards."""
     produce(cluster.address, b"1")
+    limit = time.monotonic() + LONG
     properties = {"reconnect.backoff.max.ms": "500"}
     with contextlib.closing(read(Kafka((cluster.address,), properties=properties), TOPIC, since=600.0)) as values:
         assert first(values, 1) == [b"1"]
         cluster.down()
-        assert [next(values) for _ in range(3)] == [None] * 3
+        told = [reading for _ in range(4) if (reading := next(values)) is not None]
+        assert told
+        assert re.fullmatch(r"no word from the broker since \d\d:\d\d:\d\d: \S.*", told[-1])
+        assert cluster.address not in told[-1]
         cluster.up()
+        while next(values) is not None:  # the broker answers again, and nothing came
+            assert time.monotonic() < limit
         produce(cluster.address, b"2")
         assert first(values, 1) == [b"2"]
+
+
+def test_a_broker_that_falls_silent(monkeypatch):
+    """Its connections stay and nothing answers: that, too, is told, and the end of it."""
+    monkeypatch.setattr("agent.delivery.kafka.SILENCE", 1.0)
+    with embedded() as (address, process):
+        produce(address, b"1")
+        with contextlib.closing(read(Kafka((address,)), TOPIC, since=600.0)) as values:
+            assert first(values, 1) == [b"1"]
+            limit = time.monotonic() + LONG
+            process.send_signal(signal.SIGSTOP)
+            while (reading := next(values)) is None:
+                assert time.monotonic() < limit
+            assert re.fullmatch(r"no word from the broker since \d\d:\d\d:\d\d: no answer", reading)
+            process.send_signal(signal.SIGCONT)
+            while next(values) is not None:
+                assert time.monotonic() < limit
+
+
+def test_when_a_value_came(cluster):
+    """What comes while it is read came now; when what was there before came, an ordinary topic does not tell."""
+    produce(cluster.address, b"1")
+    with contextlib.closing(read(Kafka((cluster.address,)), TOPIC, since=600.0)) as values:
+        assert next(reading for reading in values if reading is not None) == (b"1", None)
+        assert next(values) is None
+        before = time.time()
+        produce(cluster.address, b"2", timestamp=-1)
+        value, came = next(reading for reading in values if reading is not None)
+        assert value == b"2"
+        assert before <= came <= time.time()
 
 
 def test_no_group_is_needed(cluster):
@@ -92,11 +130,38 @@ def test_no_group_is_needed(cluster):
         assert next(values) is None
 
 
-def test_an_unreachable_broker_is_an_error(monkeypatch):
-    """It is said within bounds, with what to look at."""
-    monkeypatch.setattr("agent.delivery.kafka.UNREACHABLE", 0.5)
-    with pytest.raises(DeliveryError, match=r"no broker can be reached: .*; check kafka\.bootstrap_servers"):
-        next(read(Kafka(("127.0.0.1:1",)), TOPIC, since=600.0))
+MEND = "; check the address, and that Kafka runs there"
+
+
+@pytest.mark.parametrize(
+    ("server", "properties", "why"),
+    [
+        ("127.0.0.1:1", {}, "Connection refused"),
+        ("no-such-name.invalid:9092", {}, r"Failed to resolve 'no-such-name\.invalid:9092': .+"),
+        (None, {"security.protocol": "SSL"}, "SSL handshake failed: .* PLAINTEXT broker listener.*"),
+        (None, {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"}, ".* SASL .*"),
+    ],
+    ids=["refused", "no name", "no TLS", "no SASL"],
+)
+def test_an_unreachable_broker_is_an_error(cluster, server, properties, why):
+    """It is said soon: which address, the cause in librdkafka's own words, and what to look at."""
+    server = server or cluster.address
+    user = {"sasl.username": "me", "sasl.password": "dont-show"} if "sasl.mechanism" in properties else {}
+    begun = time.monotonic()
+    with pytest.raises(DeliveryError) as caught:
+        next(read(Kafka((server,), properties=properties | user), TOPIC, since=600.0))
+    assert re.fullmatch(f"no broker can be reached at {re.escape(server)}: {why}{MEND}", str(caught.value))
+    assert time.monotonic() - begun < 8
+    assert "state" not in str(caught.value)
+
+
+def test_a_broker_that_never_answers_is_an_error(monkeypatch):
+    """A port that takes connections and says nothing is given up, too."""
+    monkeypatch.setattr("agent.delivery.kafka.TRIES", (0.2, 0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DeliveryError, match=f"no broker can be reached at {address}: no answer{MEND}"):
+            next(read(Kafka((address,)), TOPIC, since=600.0))
 
 
 def test_a_topic_that_may_not_be_read_is_an_error(cluster):
