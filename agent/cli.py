@@ -1,6 +1,8 @@
 """The command line. Each command is one function that returns its exit status; nothing else parses arguments."""
 
 import argparse
+import errno
+import io
 import json
 import os
 import signal
@@ -18,17 +20,41 @@ GOOD, BAD, USAGE, UNKNOWN = 0, 1, 2, 3
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that `arguments` (default: the process's) name; returns the exit status."""
+    _open_standard_streams()
     options = _parser().parse_args(arguments)
     log.set_up(options.log_level)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output left, as `head` does. Python would complain again when it flushes stdout at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return GOOD
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
+            raise
+        _write_no_more()
+        return _complain([f"the output cannot be written: {error.strerror}"], USAGE)
+
+
+def _open_standard_streams() -> None:
+    """One that was closed would be taken by the first file that is opened, and written into."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(file)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115  (for the life of the process)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _write_no_more() -> None:
+    """The reader of our output left, as `head` does, or its disk is full: Python would complain again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # The daemon has handlers of its own; to read ten thousand targets takes seconds until then.
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: sys.exit(GOOD))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: what is loaded now is the newest anyway
     from agent import daemon
     from agent.config import ConfigError, load
@@ -146,12 +175,16 @@ def _probe(options: argparse.Namespace) -> int:
     statuses = set()
     for status, record in measure(config):
         statuses.add(status)
-        if options.json:
-            print(record.decode(), flush=True)
-        else:
-            from agent.show import show
+        try:
+            if options.json:
+                sys.stdout.buffer.write(record + b"\n")
+                sys.stdout.buffer.flush()
+            else:
+                from agent.show import show
 
-            show(record)
+                show(record)
+        except BrokenPipeError:
+            _write_no_more()  # the exit status is still the verdict
     return BAD if "down" in statuses else UNKNOWN if "unknown" in statuses else GOOD
 
 

@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures
 import gc
 import logging
+import resource
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -69,6 +70,9 @@ ONLY_WITH_A_RESTART = (
 def run(path: Path, config: Config) -> int:
     """Runs the daemon with `config`, which was loaded from `path`, until SIGTERM or SIGINT; the exit status."""
     import uvloop
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection each; the usual soft limit is 1,024
 
     async def live() -> int:
         return await Daemon(path, config).run()

@@ -51,10 +51,10 @@ defaults: {{interval: 1s}}
         """What arrived on a topic until nothing came for a second."""
         found = []
         for value in read(Kafka((self.address,)), topic, 600):
-            if value is None and found:
+            if isinstance(value, tuple):
+                found.append(json.loads(value[0]))
+            elif found:
                 return found
-            if value is not None:
-                found.append(json.loads(value))
         return found
 
     def events(self, kind):
