@@ -103,7 +103,7 @@ class OtherAgent(Agent):
         self.name, self._checkout = checkout.name, checkout
 
     def _program(self) -> list[str | Path]:
-        return [sys.executable, "-m", "agent"]
+        return [sys.executable, "-P", "-m", "agent"]  # -P: not the checkout it is started in
 
     def _environment(self) -> dict[str, str]:
         return {"PYTHONPATH": str(self._checkout)}
