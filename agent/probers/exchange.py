@@ -1,8 +1,8 @@
 """One request and its response on one fresh connection, with the moment at which each phase ended.
 
-The transport is plain TCP; TLS is spoken through `ssl.MemoryBIO` above it, which is cheaper than the loops' own and
-sees the end of connecting and the end of the handshake apart. The time of a phase is taken first thing in the
-callback that ends it.
+Below it is a plain wire; TLS is spoken through `ssl.MemoryBIO` above it, which is cheaper than the loops' own and
+sees the end of connecting and the end of the handshake apart. A phase ends when the event was seen that ends it, and
+not when its turn came to be worked on.
 """
 
 import asyncio
@@ -11,17 +11,18 @@ import os
 import socket
 import ssl
 import time
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from agent.probers.http1 import Response
 from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, Tls
 from agent.probers.tls import facts, failure_of
+from agent.probers.wire import Wire
 
 MOST_HANDSHAKE = 256 << 10  # bytes that a server sends in its handshake, chain of certificates included
 
 _RECORD = 16 << 10  # bytes that one TLS record holds at most
 _ALERT = b"\x15"  # the type of a TLS record (RFC 8446, section 5.1)
-_LOCAL_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LOCAL_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}  # the last: epoll's
 _LOCAL_NETWORK = {
     errno.EADDRNOTAVAIL,
     errno.ENETDOWN,
@@ -64,18 +65,9 @@ async def exchange(
 
     `started` and the deadlines: seconds of `time.monotonic`. Raises nothing but `asyncio.CancelledError`.
     """
-    loop = asyncio.get_running_loop()
-    connection = _Connection(loop, address, tls, request, response)
+    connection = _Connection(address, tls, request, response, deadline)
     try:
-        async with asyncio.timeout(max(connect_deadline - time.monotonic(), 0.0)) as timeout:
-            await loop.create_connection(lambda: connection, address, port)
-            if connect_deadline < deadline:
-                timeout.reschedule(loop.time() + max(deadline - time.monotonic(), 0.0))
-            await connection.ended
-    except TimeoutError:
-        connection.time_out()
-    except OSError as error:
-        connection.fail(*_failure_of(error, address))
+        await connection.through(port, connect_deadline)
     finally:
         connection.release()
     return connection.outcome(started)
@@ -107,15 +99,14 @@ def _has_route(address: str) -> bool:
     return True
 
 
-class _Connection(asyncio.Protocol):
-    """The marks are seconds of `time.monotonic`, None until their moment."""
+class _Connection:
+    """The `End` of a wire. The marks are seconds of `time.monotonic`, None until their moment."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, address: str, tls: TlsUse | None, request: bytes, response: Response
-    ) -> None:
-        self.ended: asyncio.Future[None] = loop.create_future()
+    def __init__(self, address: str, tls: TlsUse | None, request: bytes, response: Response, deadline: float) -> None:
         self._address, self._tls, self._request, self._response = address, tls, request, response
-        self._transport: asyncio.Transport | None = None
+        self._deadline = deadline
+        self._wire = Wire(self)
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session: ssl.SSLObject | None = None
         self._incoming: ssl.MemoryBIO
         self._outgoing: ssl.MemoryBIO
@@ -128,11 +119,17 @@ class _Connection(asyncio.Protocol):
         self._error: Error | None = None
         self._facts: Tls | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connected = time.monotonic()
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        # So that `resume_writing` tells the moment at which the kernel has all of the request.
-        self._transport.set_write_buffer_limits(0)
+    async def through(self, port: int, connect_deadline: float) -> None:
+        """All of the exchange, but for hanging up."""
+        try:
+            self._wire.connect(self._address, port, connect_deadline)
+        except OSError as error:
+            self.failed(error)
+        await self._done
+
+    def connected(self, now: float) -> None:
+        self._connected = now
+        self._wire.expire_at(self._deadline)
         if self._tls is None:
             self._send(self._request)
             return
@@ -145,12 +142,11 @@ class _Connection(asyncio.Protocol):
         else:
             self._shake_hands()
 
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic()
+    def received(self, data: bytes, now: float) -> None:
         if self._end is not None:
             return
         if self._session is None:
-            self._received(data, now)
+            self._take(data, now)
             return
         self._incoming.write(data)
         if self._secured is None:
@@ -160,23 +156,22 @@ class _Connection(asyncio.Protocol):
         if self._secured is not None and self._end is None:
             self._read_session(now)
 
-    def eof_received(self) -> None:
-        self._peer_ended()
+    def ended(self, now: float) -> None:
+        self._peer_ended(now)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, TimeoutError):
-            self.time_out()
-        elif isinstance(exc, OSError) and not isinstance(exc, BrokenPipeError):
-            self.fail(*_failure_of(exc, self._address))
-        else:
-            self._peer_ended()  # also before we wrote: that is what EPIPE says
-
-    def resume_writing(self) -> None:
+    def emptied(self, now: float) -> None:
         if self._sent is None and self._request == b"":
-            self._sent = time.monotonic()
+            self._sent = now
 
-    def time_out(self) -> None:
-        """The deadline came first."""
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, TimeoutError):
+            self.expired()
+        elif isinstance(error, OSError):
+            self.fail(*_failure_of(error, self._address))
+        elif not self._done.done():
+            self._done.set_exception(error)
+
+    def expired(self) -> None:
         if self._connected is None:
             self.fail("connect_timeout", "path", "no answer to the connection attempt")
         elif self._tls is not None and self._secured is None:
@@ -203,9 +198,8 @@ class _Connection(asyncio.Protocol):
         if self._session is not None and self._tls is not None:
             # Only now: it takes longer than sending the request does.
             self._facts = facts(self._session, verify=self._tls.verify, failed=self._secured is None)
-        if self._transport is not None:
-            self._transport.abort()
-        self._transport = self._session = None
+        self._wire.close()
+        self._session = None
         self._response.release()
 
     def outcome(self, started: float) -> Outcome:
@@ -258,7 +252,7 @@ class _Connection(asyncio.Protocol):
             while self._end is None:
                 if not (data := self._session.read(_RECORD)):
                     raise ssl.SSLZeroReturnError
-                self._received(data, now)
+                self._take(data, now)
         except ssl.SSLWantReadError:
             reply = self._outgoing.read()
             self._write(reply)
@@ -266,23 +260,21 @@ class _Connection(asyncio.Protocol):
                 # OpenSSL tells the server that it will not, and us nothing.
                 self.fail("tls_protocol", "target", "the server wanted to renegotiate TLS")
         except ssl.SSLZeroReturnError:
-            self._peer_ended()
+            self._peer_ended(now)
         except ssl.SSLError as error:
             self.fail(*failure_of(error, certificate_came=True))
 
     def _write(self, data: bytes) -> None:
-        if data and self._transport is not None:
-            self._transport.write(data)
+        if data:
+            self._wire.write(data)
 
     def _send(self, request: bytes) -> None:
         """Writes the request, which may be in TLS records."""
-        assert self._transport is not None
         self._request = b""  # on its way
-        self._transport.write(request)
-        if self._transport.get_write_buffer_size() == 0:
+        if self._wire.write(request):
             self._sent = time.monotonic()
 
-    def _received(self, data: bytes, now: float) -> None:
+    def _take(self, data: bytes, now: float) -> None:
         if self._sent is None:
             self._sent = now  # an answer before the request was all sent is taken
         if self._first_byte is None:
@@ -290,7 +282,7 @@ class _Connection(asyncio.Protocol):
         self._response.feed(data)
         self._look(now)
 
-    def _peer_ended(self) -> None:
+    def _peer_ended(self, now: float) -> None:
         """The end of the stream (RFC 9112, section 9.8): an answer without a length ends with it, with or without TLS's
         own notice of closing, which too many servers leave out.
         """
@@ -300,7 +292,7 @@ class _Connection(asyncio.Protocol):
             self.fail("tls_handshake", "target", "the server closed the connection within the TLS handshake")
         else:
             self._response.feed_eof()
-            self._look(time.monotonic())
+            self._look(now)
 
     def _look(self, now: float) -> None:
         if self._response.complete:
@@ -311,5 +303,5 @@ class _Connection(asyncio.Protocol):
 
     def _finish(self, now: float) -> None:
         self._end = now
-        if not self.ended.done():
-            self.ended.set_result(None)
+        if not self._done.done():
+            self._done.set_result(None)
