@@ -22,7 +22,8 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"[-+]?\d{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110, section 5.6.2
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*")
-_STATUS = re.compile(r"([1-9]\d\d)(?:\s*-\s*([1-9]\d\d))?", re.ASCII)
+_URL_BEHIND = re.compile(r"\w+\W{1,4}(https?://[^\s@?#]+)", re.IGNORECASE)
+_STATUS = re.compile(r"([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?", re.ASCII)  # RFC 9110, section 15: 100 to 599
 _OURS = {"connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect", "keep-alive"}
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 
@@ -71,7 +72,7 @@ def url(text: str) -> str:
     scheme, colon, rest = text.partition(":")
     scheme = scheme.lower()
     if not colon or not rest.startswith("//"):
-        raise ValueError(f"is not a URL; write it as https://{text if _HOST.fullmatch(text) else 'example.com'}/")
+        raise ValueError(f"is not a URL; write it as {_perhaps_meant(text)}")
     if scheme in LATER_SCHEMES:
         raise ValueError(f"has the scheme {scheme}, which this version does not measure yet; it does http and https")
     if scheme not in SCHEMES:
@@ -89,6 +90,18 @@ def url(text: str) -> str:
     path, query = (quote(each, safe="!$%&'()*+,/:;=?@[]~|^{}\"<>\\`") for each in (parts.path, parts.query))
     userinfo, at, host = parts.netloc.rpartition("@")
     return SplitResult(scheme, userinfo + at + host.lower(), path, query, "").geturl()
+
+
+def _perhaps_meant(text: str) -> str:
+    """The URL that a text without a scheme was perhaps to be; it shows nothing of one that may hold a secret."""
+    if found := _URL_BEHIND.fullmatch(text):  # url:https://…
+        return found[1]
+    host, colon, port = text.rstrip("/").partition(":")
+    if not _HOST.fullmatch(host) or (colon and not port.isdecimal()):
+        return "https://example.com/"
+    return (
+        f"{'http' if host in ('localhost', '127.0.0.1') or port not in ('', '443') else 'https'}://{host}{colon}{port}/"
+    )
 
 
 def _check_host(host: str, netloc: str) -> None:
@@ -217,7 +230,7 @@ def statuses(text: str) -> tuple[int, int]:
     """A status code or a range of them, both ends included."""
     match = _STATUS.fullmatch(text)
     if not match:
-        raise ValueError("is not a status code; write it as 200 or 200-299")
+        raise ValueError("is not a status code (100 to 599); write it as 200 or 200-299")
     low, high = int(match[1]), int(match[2] or match[1])
     if high < low:
         raise ValueError(f"is no range; write {high}-{low}")

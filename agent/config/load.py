@@ -52,6 +52,15 @@ def load(
         return loading.run(refusal)
 
 
+def load_kafka(path: Path) -> Kafka:
+    """The `kafka:` block alone of the configuration at `path`, for who only reads. Raises `ConfigError`.
+
+    Nothing else there is looked at: neither may its problems be in the way, nor are its secrets opened.
+    """
+    problems = Problems()
+    return _Loading(path, path.parent, problems, Reader(problems, Sources(path.parent))).kafka()
+
+
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Meanwhile the cyclic collector rests: it finds nothing among a document's nodes, and takes half the time."""
@@ -89,15 +98,8 @@ class _Loading:
         self._open_to_all: list[str] = []  # the files that every user of this machine can read
 
     def run(self, refusal: Callable[[Kafka], str | None]) -> Config:
-        root = self._parsed(self._path)
-        if root is None or root.empty:
-            mend = "write location, kafka and targets; `uptime-agent init FILE` makes one to start from"
-            self._problems.note_if_none(Mark(str(self._path)), f"is empty; {mend}")
-            raise self._problems.error()
-        try:
-            written = {entry.name: entry for entry in entries(root, self._problems)}
-        except Rejected:
-            raise self._problems.error() from None
+        root = self._root()
+        written = self._written(root, self._problems)
         fields = self._sections(root, written)
         self._read_targets(written)
         self._ask(refusal, fields, written)
@@ -112,18 +114,45 @@ class _Loading:
             },
         )
 
+    def kafka(self) -> Kafka:
+        root = self._root()
+        entry = self._written(root, Problems()).get("kafka")
+        block = self._reader.known_fields([entry] if entry else [], {"kafka": rules(Config)["kafka"]})
+        if not block:
+            self._problems.note(root.mark, "kafka", f"is missing; write {REQUIRED['kafka']}")
+        self._problems.raise_any()
+        return build(Kafka, block["kafka"])
+
+    def _root(self) -> Place:
+        """Raises `ConfigError` when nothing is written there."""
+        root = self._parsed(self._path)
+        if root is None or root.empty:
+            mend = "write location, kafka and targets; `uptime-agent init FILE` makes one to start from"
+            self._problems.note_if_none(Mark(str(self._path)), f"is empty; {mend}")
+            raise self._problems.error()
+        return root
+
+    @staticmethod
+    def _written(root: Place, problems: Problems) -> dict[str, Entry]:
+        """The sections by name. Raises `ConfigError` when it is no mapping."""
+        try:
+            return {entry.name: entry for entry in entries(root, problems)}
+        except Rejected:
+            raise problems.error() from None
+
     def _sections(self, root: Place, written: dict[str, Entry]) -> dict[str, Any]:
         """All but the targets; what is missing and has no default is noted."""
         known = {name: rule for name, rule in rules(Config).items() if name not in ("agent", *APART)}
         names = dict.fromkeys([*rules(Config), *APART])
+        meant: list[str] = []  # by unknown keys: that they are missing is no news then
         for name, entry in written.items():
             if name not in names:
-                self._reader.unknown(entry, names)
+                meant += self._reader.unknown(entry, names)
         fields = self._reader.known_fields([entry for name, entry in written.items() if name in known], known)
-        fields["agent"] = self._agent(root, written.get("agent"))
+        fields["agent"] = {} if "agent" in meant else self._agent(root, written.get("agent"))
         fields.setdefault("state_directory", default_state_directory())
         for name, mend in REQUIRED.items():
-            if name not in fields:
+            if name not in fields and name not in meant:
                 self._problems.note(root.mark, name, f"is missing; write {mend}")
         return fields
 

@@ -108,25 +108,30 @@ class Reader:
         return found
 
     def known_fields(self, written: Iterable[Entry], known: Mapping[str, Rule]) -> dict[str, Any]:
-        """The same, by rules of one's own, for entries that were taken apart already."""
+        """The same, by rules of one's own, for entries that were taken apart already.
+
+        A field that was perhaps meant by an unknown key is None, too: that it is missing is no news then.
+        """
         found: dict[str, Any] = {}
+        meant: list[str] = []
         for entry in written:
             rule = known.get(entry.name)
             if rule is None:
-                self.unknown(entry, known)
+                meant += self.unknown(entry, known)
             elif not entry.value.empty:
                 try:
                     found[entry.name] = self.value(entry.value, rule)
                 except Rejected:
                     found[entry.name] = None
-        return found
+        return dict.fromkeys(meant) | found
 
-    def unknown(self, entry: Entry, known: Iterable[str]) -> None:
-        """Notes an unknown key and the one that was perhaps meant."""
+    def unknown(self, entry: Entry, known: Iterable[str]) -> list[str]:
+        """Notes an unknown key and the one that was perhaps meant, if there is one: that is returned."""
         known = list(known)
         near = [] if self.problems.full else get_close_matches(entry.name.lower(), known, 1)
         mend = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         self.problems.note(entry.at, entry.value.key, f"unknown key; {mend}")
+        return near
 
     def value(self, place: Place, rule: Rule) -> Any:
         """One value by its rule. Raises `Rejected`."""

@@ -34,9 +34,15 @@ _FORMS: dict[str, dict[str, Any]] = {
     "pem": {"anyOf": [{"type": "string"}, *_SOURCES]},
     "url": {"anyOf": [_URL, *_SOURCES]},
 }
+_STATUSES = {
+    "type": ["string", "integer"],
+    "pattern": r"^[1-5]\d\d(\s*-\s*[1-5]\d\d)?$",
+    "minimum": 100,
+    "maximum": 599,
+}
 _ITEMS: dict[str, dict[str, Any]] = {
     "urls": {"anyOf": [_URL, *_SOURCES]},
-    "statuses": {"anyOf": [{"type": ["string", "integer"], "pattern": r"^[1-9]\d\d(\s*-\s*[1-9]\d\d)?$"}, *_SOURCES]},
+    "statuses": {"anyOf": [_STATUSES, *_SOURCES]},
 }
 _PAIRS = ("labels", "headers", "properties")
 

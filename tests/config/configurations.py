@@ -16,8 +16,8 @@ URLS = st.builds(
 )
 STATUSES = st.lists(
     st.one_of(
-        st.integers(100, 999),
-        st.builds(lambda low, more: f"{low}-{min(low + more, 999)}", st.integers(100, 999), st.integers(0, 99)),
+        st.integers(100, 599),
+        st.builds(lambda low, more: f"{low}-{min(low + more, 599)}", st.integers(100, 599), st.integers(0, 99)),
     ),
     min_size=1,
     max_size=5,

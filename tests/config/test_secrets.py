@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.config import ConfigError, of_url
+from agent.config import ConfigError, load_kafka, of_url
 from agent.config.effective import effective
 from agent.config.masking import Mask
 from agent.config.model import Secret
@@ -282,3 +282,37 @@ def test_of_url_shows_none():
 def test_a_secret_is_masked_in_whatever_quoting(form):
     """As it is, and as servers and libraries quote it in URLs, in either case."""
     assert Mask((Secret("a b/c%D"),)).text(f"http://site.example/{form}?x") == "http://site.example/***?x"
+
+
+def test_kafka_alone(tmp_path):
+    """Who only reads from Kafka needs that block: no other secret is opened, and no other problem is in the way."""
+    path = tmp_path / "config.yaml"
+    (tmp_path / "password").write_text("dont-show\n")
+    path.write_text(
+        "kafka: {bootstrap_servers: broker, topic: results, properties: {sasl.password: {file: password}}}\n"
+        "loction: {}\nworkers: many\n"
+        "targets: [{url: https://a.example/, headers: {Authorization: {file: not-there}}}]\n"
+    )
+    kafka = load_kafka(path)
+    assert (kafka.bootstrap_servers, kafka.topic) == (("broker:9092",), "results")
+    assert kafka.properties == {"sasl.password": "dont-show"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("location: {id: here}\n", ":1:1: kafka: is missing; write kafka: {bootstrap_servers: [HOST:9092]}"),
+        ("kafka: {topic: results}\n", ":1:8: kafka.bootstrap_servers: is missing; write it"),
+        ("- kafka\n", ":1:1: is a list; write keys and values, as name: value"),
+        ("", ":1:1: is empty; "),
+    ],
+    ids=["missing", "incomplete", "a list", "empty"],
+)
+def test_kafka_alone_that_is_no_good(tmp_path, text, problem):
+    """What is wrong with that block, or the whole file, is told as by `validate`."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_kafka(path)
+    (told,) = map(str, caught.value.problems)
+    assert told.startswith(f"{path}{problem}")
