@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from benchmarks import cost, report, truth
+from benchmarks import cost, memory, report, start, truth
 from benchmarks.peers import PEERS, OtherAgent, Peer
 from benchmarks.processes import BenchError
 
@@ -65,24 +65,54 @@ def parse() -> argparse.Namespace:
     command.add_argument("--rate", type=int, default=1_000, metavar="N", help="checks a second (1000)")
     command.add_argument("--delay", type=float, default=20.0, metavar="MS", help="what the farm's answer takes (20 ms)")
     side_by_side(command, seconds=8)
+
+    command = commands.add_parser(
+        "memory",
+        help="RSS by number of targets, for a connection in flight, and import by import",
+        description=memory.TEACH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(measure=measure_memory)
+    command.add_argument("--targets", type=numbers, default=[100, 10_000], metavar="N,…", help="empty for none")
+    command.add_argument("--interval", type=float, default=60.0, metavar="S", help="of each target (60 s)")
+    command.add_argument("--in-flight", type=int, default=1_000, metavar="N", help="silent targets (1000); 0 for none")
+    command.add_argument("--in-flight-interval", type=float, default=10.0, metavar="S", help="and timeout (10 s)")
+    command.add_argument("--seconds", type=float, default=5.0, metavar="S", help="over which it looks (5 s)")
+    whom(command, ["agent"])
+
+    command = commands.add_parser(
+        "start",
+        help="seconds from the start of the process to its first measurement",
+        description=start.TEACH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(measure=measure_start)
+    command.add_argument("--targets", type=int, default=100, metavar="N", help="each every second (100)")
+    command.add_argument("--rounds", type=int, default=7, metavar="N", help="starts that count (7)")
+    whom(command, ["agent"])
     return parser.parse_args()
 
 
 def side_by_side(command: argparse.ArgumentParser, seconds: float) -> None:
-    """The options of whatever compares peers."""
-    command.add_argument(
-        "--peers",
-        type=lambda text: text.split(","),
-        default=list(PEERS),
-        metavar="NAME,…",
-        help="of " + ", ".join(PEERS),
-    )
-    command.add_argument(
-        "--other", type=Path, action="append", default=[], metavar="DIR", help="another checkout's agent as a peer"
-    )
+    """The options of whatever compares peers in rounds."""
     command.add_argument("--rounds", type=int, default=3, metavar="N", help="each peer in turn, so often (3)")
     command.add_argument(
         "--seconds", type=float, default=seconds, metavar="N", help=f"that each is measured a round ({seconds:g})"
+    )
+    whom(command, list(PEERS))
+
+
+def whom(command: argparse.ArgumentParser, peers: list[str]) -> None:
+    """The options of all: whom it measures, and how that is told."""
+    command.add_argument(
+        "--peers",
+        type=lambda text: text.split(","),
+        default=peers,
+        metavar="NAME,…",
+        help=f"of {', '.join(PEERS)} ({'all' if len(peers) > 1 else peers[0]})",
+    )
+    command.add_argument(
+        "--other", type=Path, action="append", default=[], metavar="DIR", help="another checkout's agent as a peer"
     )
     command.add_argument("--broker", metavar="HOST:PORT", help="a Kafka to write to (default: an embedded one)")
     command.add_argument("--json", action="store_true", help="all figures as JSON")
@@ -124,6 +154,28 @@ def measure_truth(arguments: argparse.Namespace) -> None:
     peers, absent = chosen(arguments)
     plan = truth.Plan(arguments.rate, arguments.delay, peers, arguments.rounds, arguments.seconds, arguments.broker)
     tell(arguments, {"truth": truth.measure(plan)}, absent, report.truth)
+
+
+def measure_memory(arguments: argparse.Namespace) -> None:
+    """`bench memory`."""
+    peers, absent = chosen(arguments)
+    plan = memory.Plan(
+        arguments.targets,
+        arguments.interval,
+        arguments.in_flight,
+        arguments.in_flight_interval,
+        peers,
+        arguments.seconds,
+        arguments.broker,
+    )
+    tell(arguments, {"memory": memory.measure(plan)}, absent, report.memory)
+
+
+def measure_start(arguments: argparse.Namespace) -> None:
+    """`bench start`."""
+    peers, absent = chosen(arguments)
+    plan = start.Plan(arguments.targets, peers, arguments.rounds, arguments.broker)
+    tell(arguments, {"start": start.measure(plan)}, absent, report.start)
 
 
 def tell(arguments: argparse.Namespace, found: dict[str, Any], absent: dict[str, str], table: "report.Table") -> None:

@@ -100,6 +100,29 @@ def test_the_witness(monkeypatch):
     assert (found["burst"], found["burst_planned"]) == (1, 1)
 
 
+def test_memory(alone):
+    """RSS by number of targets, what a silent connection holds, and what each package adds until it is the whole."""
+    few = ["--targets", "20", "--interval", "1", "--in-flight", "20", "--in-flight-interval", "1", "--seconds", "0.5"]
+    whole, _ = bench("memory", *few, "--json", environment=alone)
+    found = whole["memory"]
+    (one,) = found["targets"]
+    assert (one["targets"], one["peer"]) == (20, "agent")
+    assert 1 < one["rss_mib"] <= one["peak_mib"]
+    assert one["rate"] > 10
+    assert [(each["scheme"], each["open"] > 10) for each in found["in_flight"]] == [("http", True), ("https", True)]
+    packages = {row["what"]: row["mib"] for row in found["imports"]["rows"]}
+    assert packages.keys() >= {"agent", "asyncio", "ssl", "uvloop", "confluent_kafka", "yaml"}
+    assert 0 < found["imports"]["python"] + sum(packages.values()) <= found["imports"]["end"]
+
+
+def test_start(alone):
+    """Each start has its seconds until the farm was first connected to."""
+    whole, _ = bench("start", "--targets", "20", "--rounds", "2", "--json", environment=alone)
+    one = whole["start"]["peers"]["agent"]
+    assert len(one["rounds"]) == 2
+    assert 0.05 < min(one["rounds"]) <= one["seconds"] <= max(one["rounds"]) < 30
+
+
 def test_peers_that_are_here():
     """Those that this machine has are measured as well, as is another checkout's agent."""
     peers = {name for name, programs in PROGRAMS.items() if any(map(shutil.which, programs))}

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STOP_SECONDS = 12.0  # the agent's own stop takes at most 10
-START_SECONDS = 20.0
 LOG_LINES = 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -48,8 +47,9 @@ class Usage(NamedTuple):
 class Process:
     """A child in a process group of its own, with its output in a file."""
 
-    def __init__(self, popen: "subprocess.Popen[str]", log: Path) -> None:
+    def __init__(self, popen: "subprocess.Popen[str]", log: Path, started: float) -> None:
         self.popen, self._log = popen, log
+        self.started = started  # before it was made; seconds since 1970
 
     @property
     def pid(self) -> int:
@@ -79,6 +79,11 @@ class Process:
     def rss(self) -> float:
         """Memory in RAM, MiB."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
+
+    def peak(self) -> float:
+        """The most that `rss` ever was, MiB (proc_pid_status(5))."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def check(self) -> None:
         """Raises `BenchError` with the end of its output when it has died."""
@@ -128,6 +133,7 @@ def running(
     """Runs a command on these cores. With `talks` its standard input and output are for `Process.ask`."""
     pipe = subprocess.PIPE if talks else None
     with log.open("w") as output:
+        started = time.time()
         popen = subprocess.Popen(
             [str(part) for part in command],
             stdin=pipe or subprocess.DEVNULL,
@@ -138,7 +144,7 @@ def running(
             process_group=0,
             preexec_fn=functools.partial(_settle, on),
         )
-    process = Process(popen, log)
+    process = Process(popen, log, started)
     try:
         yield process
     finally:

@@ -34,9 +34,9 @@ def machine() -> dict[str, str]:
 
 def cost(whole: dict[str, Any]) -> None:
     """The table of `bench cost`."""
-    grid = _grid(whole, "CPU for a fresh check, on one core; ratio: the agent's over the peer's (goal)")
-    for column in ("", "µs/check", "user", "system", "rounds", "checks/s", "in Kafka", "MiB", "ratio", "goal"):
-        grid.add_column(column, justify="left" if not column else "right")
+    title = "CPU for a fresh check, on one core; ratio: the agent's over the peer's (goal)"
+    columns = "µs/check", "user", "system", "rounds", "checks/s", "in Kafka", "MiB", "ratio", "goal"
+    grid = _grid(whole, title, *columns)
     for entry in whole["cost"]:
         grid.add_section()
         grid.add_row(f"[bold]{entry['scheme']} at {entry['rate']:g}/s")
@@ -62,9 +62,8 @@ def truth(whole: dict[str, Any]) -> None:
     """The table of `bench truth`."""
     found = whole["truth"]
     title = f"Errors at {found['rate']:g} checks/s and {found['delay_ms']:g} ms: p50 / p99 in ms, on one core"
-    grid = _grid(whole, title)
-    for column in ("", "wait", "whole", "arrival", "start", "missed", "unseen", "untold", "false", "burst", "waited"):
-        grid.add_column(column, justify="left" if not column else "right")
+    columns = "wait", "whole", "arrival", "start", "missed", "unseen", "untold", "false", "burst", "waited"
+    grid = _grid(whole, title, *columns)
     for name, one in found["peers"].items():
         grid.add_row(
             name,
@@ -83,12 +82,58 @@ def truth(whole: dict[str, Any]) -> None:
     _print(grid, whole)
 
 
+def memory(whole: dict[str, Any]) -> None:
+    """The tables of `bench memory`."""
+    found = whole["memory"]
+    if found["targets"]:
+        grid = _grid(
+            whole, f"RSS by number of targets, each every {found['interval']:g} s", "checks/s", "MiB", "peak", "goal"
+        )
+        for one in found["targets"]:
+            goal = found["goals"].get(one["targets"]) if one["peer"] == "agent" else None
+            told = "" if goal is None else _goal(one["rss_mib"], goal)
+            name = f"{one['peer']}, {one['targets']} targets"
+            grid.add_row(name, f"{one['rate']:.1f}", f"{one['rss_mib']:.1f}", f"{one['peak_mib']:.1f}", told)
+        _print(grid, whole)
+    if found["in_flight"]:
+        grid = _grid(whole, "Connections in flight", "open", "MiB answered", "MiB in flight", "KiB a connection")
+        for one in found["in_flight"]:
+            figures = f"{one['answered_mib']:.1f}", f"{one['silent_mib']:.1f}", f"{one['kib_a_connection']:.1f}"
+            grid.add_row(f"{one['scheme']}, {one['targets']} targets", f"{one['open']:g}", *figures)
+        _print(grid, whole)
+    imports = found["imports"]
+    grid = _grid(whole, "Import by import", "MiB", "sum", "ms")
+    total = imports["python"]
+    grid.add_row("Python itself", f"{total:.1f}", f"{total:.1f}")
+    for row in imports["rows"]:
+        total += row["mib"]
+        grid.add_row(row["what"], f"{row['mib']:.1f}", f"{total:.1f}", f"{row['ms']:.0f}")
+    grid.add_row("the rest, while it ran", f"{imports['end'] - total:.1f}", f"{imports['end']:.1f}")
+    _print(grid, whole)
+
+
+def start(whole: dict[str, Any]) -> None:
+    """The table of `bench start`."""
+    found = whole["start"]
+    grid = _grid(
+        whole, f"From the process's start to its first measurement, {found['targets']} targets", "s", "rounds", "goal"
+    )
+    for name, one in found["peers"].items():
+        goal = _goal(one["seconds"], found["goal"]) if name == "agent" else ""
+        grid.add_row(name, f"{one['seconds']:.3f}", " ".join(f"{each:.2f}" for each in one["rounds"]), goal)
+    _print(grid, whole)
+
+
 def _goal(value: float, goal: float) -> str:
     return f"[green]≤ {goal:g}" if value <= goal else f"[red]≤ {goal:g}"
 
 
-def _grid(whole: dict[str, Any], title: str) -> Grid:
-    return Grid(title=title, caption=", ".join(whole["machine"].values()), title_justify="left", caption_justify="left")
+def _grid(whole: dict[str, Any], title: str, *columns: str) -> Grid:
+    caption = ", ".join(whole["machine"].values())
+    grid = Grid("", title=title, caption=caption, title_justify="left", caption_justify="left")
+    for column in columns:
+        grid.add_column(column, justify="right")
+    return grid
 
 
 def _print(grid: Grid, whole: dict[str, Any]) -> None:
