@@ -21,6 +21,7 @@ from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers.prober import Prober
 from agent.probers.result import Error, Phases, Result
+from agent.timer import Timer
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Scheduler:
         self._entries: dict[str, _Entry] = {}
         self._heap: list[tuple[float, int, _Entry]] = []  # due, a number that settles ties, entry
         self._pushed = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(time.CLOCK_BOOTTIME, self._turn)
         self._in_flight: dict[asyncio.Task[None], tuple[_Entry, float]] = {}  # entry, scheduled
         self._armed_for = math.inf  # when the next turn is to be
         self._stalled = 0.0  # when the loop was last found to have stood still
@@ -163,7 +164,7 @@ class Scheduler:
             entry.current = False
         self._entries.clear()
         self._heap.clear()
-        self._arm()
+        self._timer.close()
         if self._in_flight:
             _, left = await asyncio.wait(set(self._in_flight), timeout=grace)
             for task in left:
@@ -176,15 +177,12 @@ class Scheduler:
         heapq.heappush(self._heap, (entry.due(), self._pushed, entry))
 
     def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._heap:
-            # The loop's clock stands still in suspend, boot time does not: a minute bounds how long that goes unseen.
             now = boottime()
-            wait = min(max(self._heap[0][0] - now, 0.0), STALL if self._in_flight else 60.0)
-            self._armed_for = now + wait
-            self._timer = self._loop.call_later(wait, self._turn)
+            self._armed_for = max(min(self._heap[0][0], now + STALL if self._in_flight else math.inf), now)
+            self._timer.set(self._armed_for)
+        else:
+            self._timer.set(math.inf)
 
     def _turn(self) -> float:
         """Runs what is due, and sets the timer for what comes next; returns the time up to which that is."""

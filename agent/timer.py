@@ -32,7 +32,7 @@ class Timer:
     Raises OSError when there is no file descriptor left.
     """
 
-    def __init__(self, clock: int, ring: Callable[[], None]) -> None:
+    def __init__(self, clock: int, ring: Callable[[], object]) -> None:
         self._ring = ring
         self._set = math.inf
         self._spec = _Itimerspec()
