@@ -47,7 +47,12 @@ def parse() -> argparse.Namespace:
         description="Measures the agent side by side with its peers, in one run on this machine.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("cost", help="CPU and memory for a fresh check, HTTP and HTTPS, at equal rates")
+    command = commands.add_parser(
+        "cost",
+        help="CPU and memory for a fresh check, HTTP and HTTPS, at equal rates",
+        description=cost.TEACH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     command.set_defaults(measure=measure_cost)
     command.add_argument("--rates", type=numbers, default=[100, 500, 2_000], metavar="N,…", help="HTTP checks a second")
     command.add_argument(

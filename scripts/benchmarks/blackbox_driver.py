@@ -20,6 +20,7 @@ from benchmarks.reports import Check, keep
 
 MOST_IN_FLIGHT = 256  # connections; beyond, a check is left out: the exporter is not fast enough
 _TO_THE_HEAD = (b"connect", b"tls", b"processing")
+_CHUNK = re.compile(rb"\r\n[0-9a-f]+\r\n")  # a chunk's boundary can be anywhere, and no line of metrics looks so
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
 _PHASE = re.compile(rb'\nprobe_http_duration_seconds\{phase="(\w+)"\} (\S+)')
 
@@ -83,6 +84,7 @@ class Driver:
 
     def take(self, asking: Asking, answer: bytes) -> None:
         if self.report:
+            answer = _CHUNK.sub(b"", answer)
             ms = {phase: float(seconds) * 1000 for phase, seconds in _PHASE.findall(answer)}
             whole, up = sum(ms.get(phase, 0.0) for phase in _TO_THE_HEAD), b"\nprobe_success 1\n" in answer
             self.checks.append(Check(asking.target, asking.due, asking.asked, None, whole, ms.get(b"processing"), up))

@@ -18,6 +18,21 @@ GOALS = {
 }
 
 
+TEACH = """\
+Measures the CPU time of a process for each fresh check: connection, request, answer, and, for those that make one, the
+record as far as the broker's acknowledgement. Each peer runs alone on one core, at paced and equal rates, in turn; the
+target farm, the broker and all else are on the other cores and not counted. The farm counts the checks.
+
+  µs/check  | CPU of all threads of the process (clock_getcpuclockid(3)) over the checks that the farm answered
+  user,     | its parts, to 10 ms of the whole: only the sum is exact
+  system    |
+  in Kafka  | records over checks: those that make none do less work
+  ratio     | the agent's over the peer's, of one round each; the median of the rounds is told, and the goal
+
+`floor` is a loop of C that makes only the system calls: what no program goes below. Figures of different runs do not
+compare: a check is dearer at low rates, and on a machine that does other things as well."""
+
+
 class Plan(NamedTuple):
     """What to run: each of `peers` in turn, `rounds` times, for `seconds` each, at each rate of each scheme."""
 

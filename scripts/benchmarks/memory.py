@@ -21,8 +21,8 @@ TEACH = """\
 Measures resident memory (RSS, which includes what is shared with other processes), in MiB.
 
   targets     | the agent with so many HTTP targets, each once in --interval seconds, after a whole interval since its
-              | first check: the median of the last seconds. `peak` is the highest since its start (VmHWM), which is
-              | reading the configuration. With --peers, those as well
+              | first check: the median of the last seconds. `peak` is the most since its start (VmHWM). With --peers,
+              | those as well
   in flight   | --in-flight targets whose farm takes each request and never answers, so that nearly all of them are
               | waited for at any time, minus the same number of targets that answer at once; divided by the connections
               | that were open. HTTPS ones have shaken hands

@@ -78,7 +78,7 @@ def truth(whole: dict[str, Any]) -> None:
         )
     goals = {kind: f"≤ {p50:g} / {p99:g}" for kind, (p50, p99) in found["goals"].items()}
     grid.add_section()
-    grid.add_row("the agent's goals", *(goals.get(kind, "") for kind in ("wait", "whole", "arrival", "start")))
+    grid.add_row("goals", *(goals.get(kind, "") for kind in ("wait", "whole", "arrival", "start")))
     _print(grid, whole)
 
 

@@ -19,8 +19,8 @@ Measures the seconds from the start of a process to its first measurement. The c
 own start is in it; it stops when the farm takes the first connection, so nobody's word is needed for it.
 
 Each target is due at a place of its own within its interval, so with --targets targets every second the first is due
-some milliseconds after the agent is ready: with few, waiting for it is much of the figure. One start goes before that
-does not count, because it may have to compile Python's modules."""
+some milliseconds after the agent is ready: with few, waiting for it is much of the figure. One start more
+goes before and does not count, because it may have to compile Python's modules."""
 
 
 class Plan(NamedTuple):

@@ -36,7 +36,6 @@ request (SO_TIMESTAMPNS) and when the answer went out. What the farm itself was 
   unseen    | checks that are reported as up and that the farm never saw; untold: seen, and never reported
   false     | checks reported as down, though the farm answers always
   burst     | the most requests within any 10 ms, and in brackets what the peer's own due times make
-
   waited    | how much of the time its threads could have run and did not (/proc/PID/task/*/schedstat), waiting for each
             | other or for others: in a round in which that is much, errors are the machine's rather than the peer's
 
