@@ -4,11 +4,13 @@ import argparse
 import errno
 import io
 import json
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TextIO, TypeVar
 
 import msgspec
 
@@ -17,26 +19,46 @@ from agent import __version__, log
 DEFAULT_CONFIG = Path("/etc/uptime-agent/config.yaml")
 GOOD, BAD, USAGE, UNKNOWN = 0, 1, 2, 3
 
+T = TypeVar("T")
+
+EPILOG = """\
+first steps:
+  uptime-agent probe https://example.com   measures once, from here
+  uptime-agent init my.yaml                writes a configuration to start from
+  uptime-agent validate my.yaml            checks it
+  uptime-agent run --config my.yaml        measures on, and sends to Kafka
+  uptime-agent watch --config my.yaml      shows what comes to Kafka
+"""
+PROBE_EPILOG = """\
+exit status:
+  0  up
+  1  down
+  2  wrong usage, or a configuration that is no good
+  3  unknown: this machine could not judge
+With --all it is 1 if any target is down, else 3 if any is unknown.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that `arguments` (default: the process's) name; returns the exit status."""
     _open_standard_streams()
-    options = _parser().parse_args(arguments)
-    log.set_up(options.log_level)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        status = command(options)
-        sys.stdout.flush()
-        return status
+        try:
+            options = _parser().parse_args(arguments)
+            log.set_up(options.log_level)
+            command: Callable[[argparse.Namespace], int] = options.command
+            return command(options)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _write_no_more()
+        _write_no_more(sys.stdout, sys.stderr)
         return GOOD
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EFBIG):
             raise
-        _write_no_more()
+        _write_no_more(sys.stdout)
         return _complain([f"the output cannot be written: {error.strerror}"], USAGE)
 
 
@@ -52,30 +74,38 @@ def _open_standard_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _write_no_more() -> None:
+def _write_no_more(*streams: TextIO) -> None:
     """The reader of our output left, as `head` does, or its disk is full: Python would complain again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="uptime-agent",
-        description="Measures whether websites and services are up, as seen from here; every result goes to Kafka.",
-        epilog="First steps: `uptime-agent probe https://example.com` measures once; `uptime-agent init config.yaml` "
-        "writes a configuration to start from; `uptime-agent run --config config.yaml` measures on.",
+        description="Measures whether websites and services are up, as seen from here.\nEvery result goes to Kafka.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"uptime-agent {__version__}")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--log-level", choices=log.LEVELS, default="info", help="what is logged (default: %(default)s)")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, function: Callable[[argparse.Namespace], int], teach: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=teach, description=teach[0].upper() + teach[1:] + ".", parents=[common])
-        added.set_defaults(command=function)
+    def command(
+        name: str, function: Callable[[argparse.Namespace], int], teach: str, epilog: str | None = None
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=teach,
+            description=teach[0].upper() + teach[1:] + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=function, log_level="info")
         return added
 
     added = command("run", _run, "measure all targets of a configuration until told to stop")
     added.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    added.add_argument("--log-level", choices=log.LEVELS, default="info", help="what is logged (default: %(default)s)")
 
     added = command("init", _init, "write a commented configuration to start from")
     added.add_argument(
@@ -88,22 +118,45 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--secrets", choices=("check", "skip"), default="check", help="skip: do not open them")
     added.add_argument("--print-effective", action="store_true", help="print the merged result, secrets masked")
 
-    added = command("probe", _probe, "measure one target once, for a person; nothing goes to Kafka")
+    added = command("probe", _probe, "measure once, for a person; nothing goes to Kafka", PROBE_EPILOG)
     added.add_argument("target", nargs="?", metavar="TARGET-ID or URL", help="an id of the configuration, else a URL")
     added.add_argument("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}, if it is there")
     added.add_argument("--json", action="store_true", help="print the record as it would go to Kafka")
     added.add_argument("--all", action="store_true", help="measure every target of the configuration once")
 
-    added = command("watch", _watch, "show the newest result of each target and location, live from Kafka")
+    added = command("watch", _watch, "show the newest result of each target and location, from Kafka")
     added.add_argument("--config", type=Path, metavar="FILE", help="lends its `kafka:` block with the credentials")
-    added.add_argument("--bootstrap-servers", metavar="HOST:PORT,…", help="default: the configuration's")
+    added.add_argument("--bootstrap-servers", type=_servers, metavar="HOST:PORT,…", help="default: the configuration's")
     added.add_argument("--topic", help="default: the configuration's, else uptime.results")
-    added.add_argument("--since", default="10m", metavar="DURATION", help="begin this long ago (default: %(default)s)")
+    added.add_argument(
+        "--since", type=_duration, default="10m", metavar="DURATION", help="begin this long ago (default: %(default)s)"
+    )
     added.add_argument("--json", action="store_true", help="print each record as a line of JSON")
 
-    added = command("schema", _schema, "print the JSON Schema of the configuration, a result record or an event record")
-    added.add_argument("of", choices=("config", "result", "event"))
+    added = command("schema", _schema, "print the JSON Schema of the configuration, or of a record")
+    of = ("config", "result", "event")
+    added.add_argument("of", choices=of, metavar=f"{{{','.join(of)}}}", help="what is described")
     return parser
+
+
+def _servers(text: str) -> tuple[str, ...]:
+    from agent.config.forms import server
+
+    return tuple(_argument(server, each.strip()) for each in text.split(","))
+
+
+def _duration(text: str) -> float:
+    from agent.config import duration
+
+    return _argument(duration, text)
+
+
+def _argument(read: Callable[[str], T], text: str) -> T:
+    """A value as it is written in the configuration. Raises argparse's own error."""
+    try:
+        return read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{json.dumps(text, ensure_ascii=False)} {error}") from None
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -118,7 +171,9 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return daemon.run(options.config, load(options.config, refusal=refusal))
     except ConfigError as error:
-        return _complain(error.problems)
+        for problem in error.problems:
+            logging.error("%s", problem)  # so that the journal knows them for what they are
+        return BAD
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -128,15 +183,35 @@ def _init(options: argparse.Namespace) -> int:
         sys.stdout.write(sample())
         return GOOD
     try:
-        options.file.parent.mkdir(parents=True, exist_ok=True)
-        with options.file.open("x") as new:
-            new.write(sample())
-    except FileExistsError:
-        return _complain([f"{options.file}: is there already; name another file, or move it away"])
+        _write(options.file, sample())
     except OSError as error:
-        return _complain([f"{options.file}: cannot be written: {error.strerror}"])
+        return _complain([f"{options.file}: {_not_written(options.file, error)}"])
     print(f"{options.file}: written. Edit it, then: uptime-agent validate {options.file}")
     return GOOD
+
+
+def _write(file: Path, text: str) -> None:
+    """Makes a file that was not there, with its directory; a half-written one does not stay. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("x", encoding="utf-8") as new:
+        try:
+            new.write(text)
+            new.flush()
+        except OSError:
+            file.unlink()
+            raise
+
+
+def _not_written(file: Path, error: OSError) -> str:
+    if os.path.isdir(file):
+        return f"is a directory; name a file in it, as {file / 'config.yaml'}"
+    if isinstance(error, FileExistsError) and os.path.lexists(file):
+        return "is there already; name another file, or move it away"
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"cannot be written, as {error.filename} is not a directory; name another file"
+    if isinstance(error, PermissionError):
+        return f"cannot be written: {error.strerror}; name a file of your own, or run this with sudo"
+    return f"cannot be written: {error.strerror}; name another file"
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -153,7 +228,7 @@ def _validate(options: argparse.Namespace) -> int:
     if options.print_effective:
         sys.stdout.write(effective(config))
     else:
-        print(f"{options.file}: good, {len(config.targets)} targets")
+        print(f"{options.file}: good, {len(config.targets)} target{'' if len(config.targets) == 1 else 's'}")
     return GOOD
 
 
@@ -161,7 +236,9 @@ def _probe(options: argparse.Namespace) -> int:
     from agent.config import ConfigError
     from agent.once import choose, measure
 
-    if options.all == (options.target is not None):
+    if options.all and options.target is not None:
+        return _complain(["give a target or --all, not both"], USAGE)
+    if not options.all and options.target is None:
         return _complain(["name a target or a URL, or give --all; see `uptime-agent probe --help`"], USAGE)
     path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     if options.all and path is None:
@@ -172,9 +249,11 @@ def _probe(options: argparse.Namespace) -> int:
         return _complain(error.problems, USAGE)
     except ValueError as error:
         return _complain([error], USAGE)
-    statuses = set()
+    if not config.targets:
+        return _complain([f"{path}: there is no target to measure; write some that are enabled"], USAGE)
+    statuses = []
     for status, record in measure(config):
-        statuses.add(status)
+        statuses.append(status)
         try:
             if options.json:
                 sys.stdout.buffer.write(record + b"\n")
@@ -183,39 +262,40 @@ def _probe(options: argparse.Namespace) -> int:
                 from agent.show import show
 
                 show(record)
+                if options.all:
+                    print()
         except BrokenPipeError:
-            _write_no_more()  # the exit status is still the verdict
+            _write_no_more(sys.stdout)  # the exit status is still the verdict
+    if options.all and not options.json:
+        from agent.show import tally
+
+        print(tally(statuses).plain)
     return BAD if "down" in statuses else UNKNOWN if "unknown" in statuses else GOOD
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from agent.config import ConfigError, duration, load
+    from agent.config import ConfigError, load_kafka
+    from agent.config.masking import Mask
     from agent.config.model import Kafka
     from agent.delivery.kafka import DeliveryError, read
     from agent.watch import watch
 
+    servers = options.bootstrap_servers
+    path = options.config or (DEFAULT_CONFIG if servers is None and DEFAULT_CONFIG.exists() else None)
+    if path is None and servers is None:
+        return _complain(["which broker? give --bootstrap-servers HOST:PORT, or --config FILE"], USAGE)
     try:
-        since = duration(options.since)
-        if options.config is not None:
-            kafka = load(options.config).kafka
-        elif options.bootstrap_servers is None and DEFAULT_CONFIG.exists():
-            kafka = load(DEFAULT_CONFIG).kafka
-        elif options.bootstrap_servers is not None:
-            kafka = Kafka(bootstrap_servers=())
-        else:
-            return _complain(["which broker? give --bootstrap-servers HOST:PORT, or --config FILE"], USAGE)
+        kafka = Kafka(()) if path is None else load_kafka(path)
     except ConfigError as error:
         return _complain(error.problems, USAGE)
-    except ValueError as error:
-        return _complain([f"--since: {error}"], USAGE)
-    if options.bootstrap_servers is not None:
-        kafka = msgspec.structs.replace(kafka, bootstrap_servers=tuple(options.bootstrap_servers.split(",")))
+    if servers is not None:
+        kafka = msgspec.structs.replace(kafka, bootstrap_servers=servers)
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)  # leaves the terminal as it was, as Ctrl-C does
     try:
-        watch(read(kafka, options.topic or kafka.topic, since), live=sys.stdout.isatty(), as_json=options.json)
+        watch(read(kafka, options.topic or kafka.topic, options.since), live=sys.stdout.isatty(), as_json=options.json)
     except DeliveryError as error:
-        return _complain([error])
+        return _complain([Mask(kafka).text(str(error))])
     except KeyboardInterrupt:
         pass  # the way to leave a live table
     return GOOD
@@ -231,6 +311,9 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _complain(problems: Iterable[object], status: int = BAD) -> int:
-    for problem in problems:
-        print(problem, file=sys.stderr)
+    try:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+    except BrokenPipeError:
+        _write_no_more(sys.stderr)  # the exit status is still true
     return status

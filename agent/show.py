@@ -18,6 +18,11 @@ PHASES = {"resolve": "blue", "connect": "cyan", "tls": "magenta", "send": "white
 VERDICTS = {"up": "bold green", "down": "bold red", "unknown": "bold yellow"}
 SOON = 14  # days before its expiry from which a certificate's date is coloured
 
+_NOT_SYNCHRONIZED = (
+    "not known to be right on this machine (see timedatectl): "
+    "times and dates here may be wrong, and no certificate is called expired"
+)
+
 Word = Annotated[str, Meta(max_length=4096)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e12)]
 Phases = dict[Word, Milliseconds | None]
@@ -256,7 +261,7 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
     if result.missed is not None:
         yield "missed", Text(f"{result.missed} measurements, from {out.printable(result.scheduled_at)} on")
     if not result.clock.synchronized:
-        yield "clock", Text("not synchronized on the device that measured", "yellow")
+        yield "clock", Text(_NOT_SYNCHRONIZED, "yellow")
     yield "location", Text(out.printable(result.location.id))
 
 

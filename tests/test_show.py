@@ -127,8 +127,10 @@ def test_what_was_not_measured(capsys):
 
 
 def test_a_clock_that_cannot_be_trusted_is_said(capsys):
-    """Dates are of no use when the device's clock was not set."""
-    assert "clock       not synchronized" in shown(capsys, a_record(synchronized="no"))
+    """When this machine's clock may be wrong, that is said, with what it means."""
+    out = shown(capsys, a_record(synchronized="no"))
+    assert "clock       not known to be right on this machine" in out
+    assert "no certificate is called expired" in out
     assert "clock  " not in shown(capsys, a_record())
 
 

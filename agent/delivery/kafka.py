@@ -82,6 +82,8 @@ _AROUND_CAUSE = re.compile(
     r"^(?:\S+: )?\S+:\d+(?:/\w+)?: (?:Connect to \S+ failed: )?| \(after \d+ms in state \w+.*\)$"
 )
 
+_HERE = ("localhost:", "127.", "[::1]:")
+
 T = TypeVar("T")
 Reading = tuple[bytes, float | None] | str | None
 
@@ -293,7 +295,11 @@ class _Heard:
     @property
     def why(self) -> str:
         """The cause in plain words, without librdkafka's addresses and times."""
-        return "no answer" if self._why is None else _AROUND_CAUSE.sub("", self._why)
+        if self._why is None:
+            return "no answer"
+        cause = _AROUND_CAUSE.sub("", self._why)
+        in_handshake = "in state SSL_HANDSHAKE" in self._why and "SSL" not in cause
+        return f"SSL handshake failed: {cause}" if in_handshake else cause
 
     def answered(self) -> None:
         """All is well again."""
@@ -334,9 +340,10 @@ def _reached(consumer: Consumer, kafka: Kafka, topic: str, broker: _Heard) -> li
             if metadata.error is not None:
                 raise DeliveryError(f"topic {topic}: {metadata.error.str()}")
             return list(metadata.partitions)
-    servers = ", ".join(kafka.bootstrap_servers)
     mend = "check the address, and that Kafka runs there"
-    raise DeliveryError(f"no broker can be reached at {servers}: {broker.why}; {mend}")
+    if broker.why == "Connection refused" and all(each.startswith(_HERE) for each in kafka.bootstrap_servers):
+        mend = "start Kafka, or one for trying: ./scripts/kafka"
+    raise DeliveryError(f"no broker can be reached at {', '.join(kafka.bootstrap_servers)}: {broker.why}; {mend}")
 
 
 def _beginnings(consumer: Consumer, times: list[TopicPartition]) -> list[TopicPartition]:
