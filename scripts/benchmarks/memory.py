@@ -96,7 +96,7 @@ def _in_flight(plan: Plan, bed: Testbed) -> list[dict[str, Any]]:
                 say(f"memory: {plan.in_flight} {scheme} targets that {'never answer' if delay else 'answer at once'}")
                 with Agent().run(load, bed.directory, bed.on) as running:
                     first_check(sites, running.process)
-                    time.sleep(interval * 1.5)
+                    time.sleep(interval * 1.2)
                     rss[delay], flying = _median(running.process, sites, plan.seconds)
         found.append(
             {

@@ -17,6 +17,7 @@ from benchmarks.witness import LONGEST, Window, figures
 # What this project wants to be at 1,000 checks a second; milliseconds.
 GOALS = {"wait": (0.2, 2.0), "start": (0.1, 3.0)}
 COUNTS = {"expected", "measured", "missed", "missed_told", "unseen", "untold", "false_alarms", "unsure"}
+MARGIN = 0.2  # seconds between what is counted and its surroundings
 CLOCK_STEP = 0.0005  # seconds that the wall clock may go astray in a run, all of whose stamps are the wall clock's
 
 TEACH = """\
@@ -83,10 +84,11 @@ def _one(peer: Peer, load: Load, sites: Sites, bed: Testbed, seconds: float) -> 
         settle(sites, load.rate, running.process)
         clock = time.time() - time.monotonic()
         sites.log(file)  # what was before does not count
-        window = Window(time.time() + load.timeout, intervals * load.interval)
+        window = Window(time.time() + MARGIN, intervals * load.interval)
+        whole = MARGIN + window.seconds + LONGEST + MARGIN
         waited = running.process.waited()
-        time.sleep(window.seconds + load.timeout + LONGEST)
-        waited = (running.process.waited() - waited) / (window.seconds + load.timeout + LONGEST)
+        time.sleep(whole)
+        waited = (running.process.waited() - waited) / whole
     astray = time.time() - time.monotonic() - clock
     if abs(astray) > CLOCK_STEP:
         say(f"truth: the wall clock went astray by {astray * 1000:.1f} ms in this round")
