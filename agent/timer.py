@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import math
 import os
+import time
 import weakref
 from collections.abc import Callable
 
@@ -33,7 +34,7 @@ class Timer:
     """
 
     def __init__(self, clock: int, ring: Callable[[], object]) -> None:
-        self._ring = ring
+        self._clock, self._ring = clock, ring
         self._set = math.inf
         self._spec = _Itimerspec()
         self._fd: int = _libc.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC)
@@ -60,9 +61,9 @@ class Timer:
             self._close()
 
     def _expired(self) -> None:
-        try:
-            os.read(self._fd, 8)
-        except BlockingIOError:
+        if time.clock_gettime(self._clock) < self._set:
             return  # it was set anew since the loop saw it
-        self._set = math.inf
+        self._set = math.nan
         self._ring()
+        if math.isnan(self._set):
+            self.set(math.inf)  # setting takes the place of reading, which would be one more system call

@@ -67,7 +67,8 @@ async def exchange(
     """
     connection = _Connection(address, tls, request, response, deadline)
     try:
-        await connection.through(port, connect_deadline)
+        connection.begin(port, connect_deadline)
+        await connection.done
     finally:
         connection.release()
     return connection.outcome(started)
@@ -106,7 +107,7 @@ class _Connection:
         self._address, self._tls, self._request, self._response = address, tls, request, response
         self._deadline = deadline
         self._wire = Wire(self)
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session: ssl.SSLObject | None = None
         self._incoming: ssl.MemoryBIO
         self._outgoing: ssl.MemoryBIO
@@ -119,13 +120,12 @@ class _Connection:
         self._error: Error | None = None
         self._facts: Tls | None = None
 
-    async def through(self, port: int, connect_deadline: float) -> None:
-        """All of the exchange, but for hanging up."""
+    def begin(self, port: int, connect_deadline: float) -> None:
+        """Begins to connect; `done` is when all of it is over."""
         try:
             self._wire.connect(self._address, port, connect_deadline)
         except OSError as error:
             self.failed(error)
-        await self._done
 
     def connected(self, now: float) -> None:
         self._connected = now
@@ -168,8 +168,8 @@ class _Connection:
             self.expired()
         elif isinstance(error, OSError):
             self.fail(*_failure_of(error, self._address))
-        elif not self._done.done():
-            self._done.set_exception(error)
+        elif not self.done.done():
+            self.done.set_exception(error)
 
     def expired(self) -> None:
         if self._connected is None:
@@ -198,7 +198,6 @@ class _Connection:
         if self._session is not None and self._tls is not None:
             # Only now: it takes longer than sending the request does.
             self._facts = facts(self._session, verify=self._tls.verify, failed=self._secured is None)
-        self._wire.close()
         self._session = None
         self._response.release()
 
@@ -303,5 +302,6 @@ class _Connection:
 
     def _finish(self, now: float) -> None:
         self._end = now
-        if not self._done.done():
-            self._done.set_result(None)
+        self._wire.close()
+        if not self.done.done():
+            self.done.set_result(None)
