@@ -103,6 +103,27 @@ def _has_route(address: str) -> bool:
 class _Connection:
     """The `End` of a wire. The marks are seconds of `time.monotonic`, None until their moment."""
 
+    __slots__ = (
+        "_address",
+        "_connected",
+        "_deadline",
+        "_end",
+        "_error",
+        "_facts",
+        "_first_byte",
+        "_handshake_bytes",
+        "_incoming",
+        "_outgoing",
+        "_request",
+        "_response",
+        "_secured",
+        "_sent",
+        "_session",
+        "_tls",
+        "_wire",
+        "done",
+    )
+
     def __init__(self, address: str, tls: TlsUse | None, request: bytes, response: Response, deadline: float) -> None:
         self._address, self._tls, self._request, self._response = address, tls, request, response
         self._deadline = deadline
