@@ -6,6 +6,8 @@ that is looked at between two steps, so that no step is left half done.
 
 import argparse
 import contextlib
+import fcntl
+import importlib.util
 import json
 import math
 import os
@@ -25,7 +27,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agent.watch import Reading
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "demo.yaml"
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "demo.yaml"
+PREFIX = "uptime-agent-demo-"  # of the temporary directory
+ABANDONED = 60.0  # seconds after which a directory that nobody holds is one of a demo that was killed
 BROKER = "127.0.0.1:9092"  # as the example has it
 SECONDS = 15.0  # how long it runs when nobody is there to end it
 STOP_SECONDS = 12.0  # the agent's own stop takes at most 10
@@ -47,22 +52,56 @@ class DemoError(Exception):
     """Why the demo cannot go on, for people."""
 
 
+class NotUrls(Exception):
+    """What is wrong with the arguments, a line each."""
+
+
 def main() -> int:
-    """The exit status: 0 when results came, 1 when something failed."""
+    """The exit status: 0 when results came, 1 when something failed, 2 when the arguments make no sense."""
     parser = argparse.ArgumentParser(
         prog="./scripts/demo",
         description="Measures sample sites, or the URLs given, and shows the results as they come back from Kafka.",
+        epilog="Kafka, a server that keeps streams of messages, has a stand-in here, which lives in memory.",
     )
     parser.add_argument("urls", nargs="*", metavar="URL", help="what to measure, as in https://example.com")
-    urls = list(dict.fromkeys(parser.parse_args().urls))
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)  # the arguments, and no more
+    arguments = parser.parse_args()
+    urls = list(dict.fromkeys(arguments.urls))
+    try:
+        check(urls)
+    except NotUrls as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if arguments.check else run(urls)
+
+
+def check(urls: list[str]) -> None:
+    """Raises `NotUrls` for what is none, in the agent's own words; the file with them needs no dependencies."""
+    spec = importlib.util.spec_from_file_location("forms", ROOT / "agent" / "config" / "forms.py")
+    assert spec is not None
+    assert spec.loader is not None
+    forms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(forms)
+    problems = []
+    for url in urls:
+        try:
+            forms.url(url)
+        except ValueError as error:
+            problems.append(f"demo: {json.dumps(url, ensure_ascii=False)} {error}")
+    if problems:
+        raise NotUrls("\n".join(problems))
+
+
+def run(urls: list[str]) -> int:
+    """The exit status of the demo itself."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     from agent.delivery.kafka import DeliveryError  # takes its time to load, in which a signal is already heard
 
     try:
-        with tempfile.TemporaryDirectory(prefix="uptime-agent-demo-") as name:
-            demo(Path(name), urls, stop)
+        with temporary_directory() as directory:
+            demo(directory, urls, stop)
     except (DemoError, DeliveryError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -70,6 +109,34 @@ def main() -> int:
         # The reader left, as `head` does; what Python would still flush at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+@contextlib.contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """A directory that goes with this process; those of demos that were killed go, too."""
+    own = Path(tempfile.mkdtemp(prefix=PREFIX))
+    held = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)  # until the end, whatever that is
+        for other in own.parent.glob(f"{PREFIX}*"):
+            with contextlib.suppress(OSError):  # it is in use, or has just gone
+                remove_abandoned(other)
+        yield own
+    finally:
+        shutil.rmtree(own)
+        os.close(held)
+
+
+def remove_abandoned(other: Path) -> None:
+    """Removes the directory of a demo that was killed. Raises OSError for another's."""
+    directory = os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(directory)
+        if status.st_uid == os.geteuid() and time.time() - status.st_mtime > ABANDONED:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other)
+    finally:
+        os.close(directory)
 
 
 def demo(directory: Path, urls: list[str], stop: threading.Event) -> None:
@@ -107,8 +174,9 @@ def explanation(urls: list[str], live: bool) -> str:
     why = "" if urls else " (some sites are broken on purpose)"
     end = "Ctrl-C ends it" if live else f"it ends after {SECONDS:.0f} s"
     sentences = (
-        f"An agent now measures {what} and writes each result to Kafka, a log that any number of programs can read.",
-        f"What follows was read back from that log{why}; {end}, and nothing stays behind.",
+        f"An agent now measures {what} and sends each result to Kafka, a server that keeps streams of messages "
+        "(here a stand-in that lives in memory).",
+        f"What follows was read back from there{why}; {end}, and nothing stays behind.",
     )
     width = min(shutil.get_terminal_size().columns, 100)
     return "\n".join(textwrap.fill(sentence, width) for sentence in sentences) + "\n"

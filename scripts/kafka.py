@@ -107,6 +107,7 @@ def main() -> int:
                 assert node.process is not None
                 print(f"node {node.number}: {node.address}, pid {node.process.pid}")
             print(f"bootstrap servers: {','.join(node.address for node in nodes)}", flush=True)
+            say("Ctrl-C ends it; now, in another terminal: uptime-agent run --config FILE")
             watch(nodes)
     except Stopped:
         return 0

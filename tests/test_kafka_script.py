@@ -47,6 +47,18 @@ def run(tools, tmp_path, *arguments):
     return process.returncode, process.stderr
 
 
+def test_without_python(tools, tmp_path):
+    """It says what to install, and ends with 1."""
+    (tools / "python3").unlink()
+    assert run(tools, tmp_path) == (1, "kafka: needs Python 3; on Debian: sudo apt-get install python3\n")
+
+
+def test_what_to_do_now(kafka):
+    """When it is up, it says how to end it and what comes next; both not on standard output, which others read."""
+    told = "kafka: Ctrl-C ends it; now, in another terminal: uptime-agent run --config FILE\n"
+    assert told in (kafka._directory / "script.log").read_text()
+
+
 def test_without_java(tools, tmp_path):
     """It says what to install, and ends with 1."""
     status, said = run(tools, tmp_path)

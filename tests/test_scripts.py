@@ -83,10 +83,16 @@ def behind(tmp_path):
     behind.assert_nothing()
 
 
+def make_environment(behind):
+    """Makes the demo's environment, or there would be words about that, and times would mean nothing."""
+    script = f'. "{ROOT}/scripts/environment"; environment demo'
+    subprocess.run(["bash", "-c", script], env=behind.environment, check=True, capture_output=True)
+
+
 @contextlib.contextmanager
 def demo(behind, *arguments):
-    """The demo with its output in a pipe, begun; its environment is made before, so that times mean something."""
-    subprocess.run([DEMO, "--help"], env=behind.environment, check=True, capture_output=True)
+    """The demo with its output in a pipe, begun."""
+    make_environment(behind)
     with subprocess.Popen(
         [DEMO, *arguments],
         stdout=subprocess.PIPE,
@@ -132,7 +138,8 @@ def test_demo_without_a_terminal(behind, tmp_path):
     assert found.keys() == VERDICTS.keys()
     assert {target: verdict for target, verdict in VERDICTS.items() if verdict not in found[target]} == {}
     explained = " ".join(output.split("\n\n")[0].split())
-    assert "writes each result to Kafka, a log that any number of programs can read" in explained
+    assert "sends each result to Kafka, a server that keeps streams of messages (here a stand-in" in explained
+    assert output.splitlines()[-1] == "at the end: 3 up, 4 down"
     assert "nothing stays behind" in explained
 
 
@@ -164,7 +171,16 @@ def test_demo_ends_on_a_signal(behind, number, when):
 
 
 def test_demo_of_a_url(behind):
-    """Named addresses are measured instead of the sample sites."""
+    """Named addresses are measured instead of the sample sites.
+
+    What a demo that was killed has left is removed, but not what belongs to one that runs.
+    """
+    abandoned, in_use = (behind.temporary / f"uptime-agent-demo-{name}" for name in ("abandoned", "in-use"))
+    for directory in (abandoned, in_use):
+        (directory / "state").mkdir(parents=True)
+        os.utime(directory, (0, 0))
+    held = os.open(in_use, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
 
     class Site(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -186,23 +202,48 @@ def test_demo_of_a_url(behind):
             server.shutdown()
     assert results(line) == {url: {("down", "status_mismatch")}}
     assert process.returncode == 0
+    assert list(behind.temporary.iterdir()) == [in_use]
+    os.close(held)
+    shutil.rmtree(in_use)
 
 
-def test_demo_of_what_is_no_url(behind):
-    """When the agent does not start, the demo says why in the agent's own words, and fails."""
-    with demo(behind, "gopher://example.com/") as process:
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (("foo",), 2, 'demo: "foo" is not a URL; write it as https://foo/\n'),
+        (
+            ("https://a.example/", "localhost:1"),
+            2,
+            'demo: "localhost:1" is not a URL; write it as http://localhost:1/\n',
+        ),
+        (("--help",), 0, ""),
+    ],
+    ids=["a word", "one of two", "help"],
+)
+def test_demo_that_needs_no_environment(behind, tmp_path, arguments, status, told):
+    """What makes no sense, and `--help`, are answered before an environment is made for minutes."""
+    behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    done = subprocess.run([DEMO, *arguments], env=behind.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, told)
+    assert done.stdout.startswith("usage: ./scripts/demo [-h] [URL ...]") if status == 0 else done.stdout == ""
+    assert not (tmp_path / "cache").exists()
+
+
+def test_demo_when_the_agent_does_not_start(behind):
+    """The demo says why in the agent's own words, and fails."""
+    with demo(behind, "http://a.example/?page=1", "http://a.example/?page=2") as process:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert not results(output)
     assert "the agent ended, with exit status 1; its log:" in errors
-    assert "gopher" in errors
+    assert 'has the id "http://a.example/?page=***"' in errors
     assert "Traceback" not in errors
 
 
 def test_demo_on_a_terminal(behind):
     """A live table of all sites until Ctrl-C, which gives the cursor back."""
     behind.environment |= {"TERM": "xterm-256color", "LINES": "40", "COLUMNS": "100"}
-    subprocess.run([DEMO, "--help"], env=behind.environment, check=True, capture_output=True)
+    make_environment(behind)
     child, terminal = pty.fork()
     if child == 0:
         os.execve(DEMO, [str(DEMO)], behind.environment)
@@ -220,6 +261,17 @@ def test_demo_on_a_terminal(behind):
     assert all(target in screen for target in VERDICTS)
     assert screen.rindex("\x1b[?25h") > screen.rindex("\x1b[?25l")
     assert "Traceback" not in screen
+
+
+def test_help_of_the_tests(behind, tmp_path):
+    """`./scripts/test --help` says what it does, and needs no environment for that."""
+    behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    command = [ROOT / "scripts" / "test", "--help"]
+    done = subprocess.run(command, env=behind.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "./scripts/test tests/config -k secret" in done.stdout
+    assert "#" not in done.stdout
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_part_of_the_tests(behind):
@@ -284,13 +336,15 @@ def test_environments(tmp_path, behind):
     assert files(checkout) == before
 
 
-def test_an_interrupted_environment(tmp_path, behind):
-    """A signal while an environment is made leaves nothing of it, and ends what was making it."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_environment(tmp_path, behind, number, status):
+    """A signal while an environment is made leaves nothing of it, ends what was making it, and is told in a word."""
     behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     with subprocess.Popen([DEMO], env=behind.environment, stderr=subprocess.PIPE, text=True) as process:
         assert "making an environment" in process.stderr.readline()
         time.sleep(0.5)
-        process.terminate()
-    assert process.returncode == 143
+        process.send_signal(number)
+        assert process.stderr.read() == "demo: interrupted\n"
+    assert process.returncode == status
     behind.assert_nothing()
     assert [each.name for each in (tmp_path / "cache" / "uptime-agent" / "environments").iterdir()] == [".lock"]
