@@ -192,7 +192,11 @@ class Scheduler:
         while self._heap and self._heap[0][0] <= now:
             entry = self._heap[0][2]
             if entry.current:
-                look = self._tick(entry, now)
+                try:
+                    look = self._tick(entry, now)
+                except Exception:  # a bug; it costs this target's tick, and not the measuring of all others
+                    log.exception("%s: its tick failed", entry.target.id)
+                    look = now + entry.target.interval
                 self._pushed += 1
                 heapq.heapreplace(self._heap, (look, self._pushed, entry))
             else:

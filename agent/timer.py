@@ -64,6 +64,8 @@ class Timer:
         if time.clock_gettime(self._clock) < self._set:
             return  # it was set anew since the loop saw it
         self._set = math.nan
-        self._ring()
-        if math.isnan(self._set):
-            self.set(math.inf)  # setting takes the place of reading, which would be one more system call
+        try:
+            self._ring()
+        finally:
+            if math.isnan(self._set):
+                self.set(math.inf)  # setting takes the place of reading, which would be one more system call

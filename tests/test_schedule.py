@@ -317,6 +317,26 @@ async def test_a_broken_prober_costs_one_record(scheduler, outcomes, caplog):
     assert "the prober failed" in caplog.text
 
 
+async def test_a_failing_tick_stops_no_other(outcomes, caplog):
+    """A bug while one target's tick is begun is said, and costs neither the others theirs nor the target its next."""
+    scheduler = Scheduler("agent", outcomes)
+    scheduler.reconcile([a_target("a"), a_target("b")], lambda target: Instant())
+    begin, failed = scheduler._tick, []
+
+    def tick(entry, now):
+        if entry.target.id == "a" and len(failed) < 2:
+            failed.append(now)
+            raise ZeroDivisionError
+        return begin(entry, now)
+
+    scheduler._tick = tick
+    await asyncio.sleep(5.5 * INTERVAL)
+    await scheduler.stop(0.1)
+    assert "a: its tick failed" in caplog.text
+    assert len(outcomes.scheduled("b")) in (5, 6)
+    assert len(outcomes.scheduled("a")) >= 2
+
+
 async def test_stop_lets_probes_end(scheduler, outcomes):
     """What is in flight at a stop gets its grace and is recorded."""
     scheduler.reconcile([a_target()], lambda target: Sleeping(0.1))
