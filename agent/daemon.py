@@ -286,6 +286,8 @@ async def _in_thread(work: Callable[[], T]) -> T:
     done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def run() -> None:
+        if not done.set_running_or_notify_cancel():  # from here on, whoever stops waiting leaves it to end on its own
+            return
         try:
             done.set_result(work())
         except BaseException as error:  # noqa: BLE001  (raised where it is awaited)
