@@ -74,10 +74,11 @@ class Gaps:
 def _add(rows: list[Gap], gap: Gap) -> None:
     for at in range(len(rows) - 1, -1, -1):
         other = rows[at]
-        if other == gap:
+        if other.reason != gap.reason or _whose(other) != _whose(gap):
+            continue
+        if other.first_seq <= gap.first_seq and gap.last_seq <= other.last_seq:
             return  # damage is found again by each run until its file is done with
-        touching = other.last_seq + 1 == gap.first_seq or gap.last_seq + 1 == other.first_seq
-        if touching and other.reason == gap.reason and _whose(other) == _whose(gap):
+        if other.last_seq + 1 == gap.first_seq or gap.last_seq + 1 == other.first_seq:
             rows[at] = _over(other, gap)
             return
     rows.append(gap)

@@ -1,7 +1,8 @@
 """The gaps that are not told yet, kept on disk: one small file, written anew whenever they change.
 
-It is written before what it names is dropped, so that no moment is without either. A gap that comes back with a
-restart is told again, which harms nobody: it names the same records.
+It is written before what it names is dropped, so that no moment is without either; on a disk without a single free
+block it is written right after. A gap that comes back with a restart is told again, which harms nobody: it names the
+same records.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ class Ledger:
                 except Damaged:
                     continue  # written by nobody: the block's checks hold
         self._own += gaps
+        self.due = self.due or not gaps  # what a full disk left of one is to go
         return gaps
 
     def add(self, gaps: Sequence[Gap]) -> None:
@@ -53,19 +55,12 @@ class Ledger:
     def write(self, area: Area, name: str) -> None:
         """Makes the file `name` of `area` what is to be kept, and removes the one before. Raises `OSError`."""
         rows = [*self._said, *self._own]
-        new = [(area, name)] if rows else []
         if rows:
             self._write(area, name, codec.encode_gaps(self._origin, rows))
-        old, self._names = self._names, new
+        old, self._names = self._names, [(area, name)] if rows else []
         self.due = False
         for was, old_name in old:
-            try:
-                self._files.unlink(was.directory, old_name)
-            except FileNotFoundError:
-                continue
-            except OSError:
-                self._names.append((was, old_name))
-                self.due = True
+            self._remove(was, old_name)
 
     def _write(self, area: Area, name: str, data: bytes) -> None:
         file = self._files.create(area.directory, name)
@@ -76,7 +71,16 @@ class Ledger:
             self._files.sync(file)
             self._files.sync_directory(area.directory)
         except OSError:
-            self._files.unlink(area.directory, name)
+            self._remove(area, name)
             raise
         finally:
             self._files.close(file)
+
+    def _remove(self, area: Area, name: str) -> None:
+        try:
+            self._files.unlink(area.directory, name)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self._names.append((area, name))
+            self.due = True

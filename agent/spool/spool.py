@@ -23,7 +23,7 @@ from agent.spool.gaps import Gaps, joined
 from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import MAX_RAW, chunks
 from agent.spool.store import Store
-from agent.spool.turn import Loaded, New, Request, Response
+from agent.spool.turn import HandOver, Loaded, New, Request, Response
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class _Block:
     """Records that were appended or loaded together."""
 
     __slots__ = (
+        "handed_over",
         "left",
         "live",
         "meanwhile",
@@ -72,6 +73,7 @@ class _Block:
         self.live = segment == 0
         self.place: Literal["memory", "volatile", "proper", "synced"] = "memory" if self.live else "synced"
         self.since = boottime()
+        self.handed_over = False  # but for what was taken then
         self.offered = False  # its records may be taken
         self.moving = False  # a request to write it is under way
         self.meanwhile = 0  # records that were done with while it was
@@ -112,7 +114,7 @@ class Spool:
         self._acknowledged: dict[int, int] = {}  # by segment, for the next request
         self._refused: list[Loaded] = []
         self._moving: list[_Block] = []  # that the request under way is to write
-        self._leaving: dict[int, list[_Block]] = {}  # by segment, that the request under way is to hand over
+        self._leaving: dict[int, list[Record]] = {}  # by segment, that the request under way is to hand over
         self._asked_for: frozenset[str] | None = None  # topics held in the request under way, if it loads
         self._fruitless: frozenset[str] | None = None  # topics held when nothing was loaded
         self._memory = 0  # bytes of live records
@@ -151,7 +153,7 @@ class Spool:
         closed = self._disk.call(self._store.close)
         self._disk.end()
         await asyncio.wait([closed], timeout=max(end - boottime(), 0.5))
-        return sum(block.left for block in self._unsafe(0.0)) + sum(map(len, self._new.values()))
+        return sum(block.left for block in self._unsafe()) + sum(map(len, self._new.values()))
 
     # What the recorder and the forwarder do
 
@@ -227,14 +229,15 @@ class Spool:
             taken = self._taken[record.topic].pop(record.id)
             back.setdefault((record.topic, self._where[record.id].live), []).append(taken)
         for (topic, live), rows in back.items():
-            waiting = (self._waiting if live else self._behind).setdefault(topic, deque())
-            rows.sort(key=self._order)
-            if not waiting or self._order(rows[-1]) < self._order(waiting[0]):
-                waiting.extendleft(reversed(rows))
-            else:
-                merged = sorted([*rows, *waiting], key=self._order)
-                waiting.clear()
-                waiting.extend(merged)
+            self._put_back(topic, self._waiting if live else self._behind, rows)
+
+    def _put_back(self, topic: str, queues: dict[str, deque[Record]], records: list[Record]) -> None:
+        waiting = queues.setdefault(topic, deque())
+        records.sort(key=self._order)
+        if not waiting or self._order(records[-1]) < self._order(waiting[0]):
+            waiting.extendleft(reversed(records))
+        else:
+            queues[topic] = deque(sorted([*records, *waiting], key=self._order))
         self.ready.set()
 
     def give_all_back(self) -> None:
@@ -316,7 +319,7 @@ class Spool:
             refused=self._refused,
             settle=[self._move(block) for block in settle],
             sync=bool(due),
-            hand_over=self._leave() if not closing else (),
+            hand_over=self._leave(),
             load=self._read_ahead if self._on_disk.more and held != self._fruitless and not closing else 0,
             held=held,
         )
@@ -325,7 +328,8 @@ class Spool:
             self._gaps_kept = self._gaps.changes
         self._acknowledged, self._refused = {}, []
         self._asked_for = held if request.load else None
-        return request or None
+        again = self._on_disk.again and boottime() - self._asked >= SYNC
+        return request if request or again else None
 
     def _make_blocks(self, topic: str) -> list[_Block]:
         blocks = []
@@ -340,10 +344,7 @@ class Spool:
         """Asks for the records of a block that are still wanted to be written."""
         block.moving = True
         self._moving.append(block)
-        records = block.records
-        if block.left < len(records):
-            records = [record for record in records if self._where.get(record.id) is block]
-        return New(block.number, block.topic, records, block.segment)
+        return New(block.number, block.topic, self._left_of(block), block.segment)
 
     def _due(self, closing: bool) -> list[_Block]:
         """Live blocks that are to survive a power cut from now on."""
@@ -352,40 +353,48 @@ class Spool:
         if now - self._synced < SYNC and not closing and not pressed:
             return []
         self._synced = now
-        age = 0.0 if self.broker_lost or closing or pressed else YOUNG
-        return [block for block in self._unsafe(age) if not block.moving]
+        unsafe = [block for block in self._unsafe() if not block.moving]
+        latest = now if self.broker_lost or closing or pressed else now - YOUNG
+        old = {block.segment for block in unsafe if block.since <= latest}
+        # Whole segments leave the volatile directory: what a crash leaves there is not in the directory proper too.
+        return [b for b in unsafe if b.since <= latest or b.place == "memory" or b.segment in old]
 
-    def _unsafe(self, age: float) -> list[_Block]:
-        latest = boottime() - age
-        return [b for b in self._blocks.values() if b.place != "synced" and (b.since <= latest or b.place == "memory")]
+    def _unsafe(self) -> list[_Block]:
+        return [block for block in self._blocks.values() if block.place != "synced"]
 
-    def _leave(self) -> list[tuple[int, tuple[tuple[int, int], ...] | None]]:
-        """The oldest live segments, for which there is no room in memory or which must be free to be dropped."""
-        excess = max(self._memory - self._max_memory * 3 // 4, 0) if self._memory > self._max_memory else 0
+    def _leave(self) -> list[HandOver]:
+        """The oldest live segments leave memory, when there is no room for them or they must be free to be dropped.
+
+        What is taken of them stays: it may arrive at any moment.
+        """
+        excess = self._memory - self._max_memory // 2 if self._memory > self._max_memory else 0
         excess = max(excess, int(self._on_disk.full))
-        if not excess:
-            return []
         by_segment: dict[int, list[_Block]] = {}
-        for block in self._blocks.values():
-            by_segment.setdefault(block.segment, []).append(block)
-        leaving: list[tuple[int, tuple[tuple[int, int], ...] | None]] = []
+        for block in self._blocks.values() if excess else ():
+            if not block.handed_over:
+                by_segment.setdefault(block.segment, []).append(block)
+        leaving: list[HandOver] = []
         for segment, blocks in by_segment.items():
             if excess <= 0:
                 break
-            if all(block.place == "synced" and not block.moving and not self._is_taken(block) for block in blocks):
-                self._leaving[segment] = blocks
-                records = [r for block in blocks for r in block.records if self._where.get(r.id) is block]
+            if all(block.place == "synced" and not block.moving for block in blocks):
+                taken = self._taken.get(blocks[0].topic, {})
+                records = [record for block in blocks for record in self._left_of(block) if record.id not in taken]
+                if not records:
+                    continue
+                self._leaving[segment] = records
+                kept = sum(block.left for block in blocks) - len(records)
+                leaving.append(HandOver(segment, _ranges([record.seq for record in records]), kept))
                 excess -= sum(len(record.value) + OVERHEAD for record in records)
-                leaving.append((segment, _ranges([record.seq for record in records])))
-        for topic in {block.topic for blocks in self._leaving.values() for block in blocks}:
+        for topic in {records[0].topic for records in self._leaving.values()}:
             self._waiting[topic] = deque(
                 record for record in self._waiting[topic] if self._where[record.id].segment not in self._leaving
             )
         return leaving
 
-    def _is_taken(self, block: _Block) -> bool:
-        taken = self._taken.get(block.topic, {})
-        return any(record.id in taken for record in block.records)
+    def _left_of(self, block: _Block) -> list[Record]:
+        """Its records that are neither acknowledged nor lost nor gone from memory."""
+        return [record for record in block.records if self._where.get(record.id) is block]
 
     # The answer
 
@@ -428,24 +437,24 @@ class Spool:
         """From now on its records may be taken."""
         if not block.offered:
             block.offered = True
-            records = [record for record in block.records if self._where.get(record.id) is block]
-            self._waiting.setdefault(block.topic, deque()).extend(records)
+            self._waiting.setdefault(block.topic, deque()).extend(self._left_of(block))
             self.ready.set()
 
     def _let_go(self, response: Response) -> None:
-        """Segments that left memory, or did not."""
+        """Records that left memory, or did not."""
         leaving, self._leaving = self._leaving, {}
-        for segment, blocks in leaving.items():
-            for block in blocks:
-                records = [record for record in block.records if self._where.get(record.id) is block]
-                if segment not in response.handed_over:
-                    self._taken.setdefault(block.topic, {}).update((record.id, record) for record in records)
-                    self.give_back(records)
-                    continue
-                del self._blocks[block.number]
-                for record in records:
-                    del self._where[record.id]
-                    self._memory -= len(record.value) + OVERHEAD
+        for segment, records in leaving.items():
+            if segment not in response.handed_over:
+                self._put_back(records[0].topic, self._waiting, records)
+                continue
+            for record in records:
+                block = self._where.pop(record.id)
+                block.left -= 1
+                self._memory -= len(record.value) + OVERHEAD
+                if block.left == 0:
+                    del self._blocks[block.number]
+        for block in self._blocks.values() if response.handed_over else ():
+            block.handed_over = block.handed_over or block.segment in response.handed_over
 
     def _take_in(self, loaded: Loaded) -> None:
         """A block of backlog. What is in memory already, because a crash left it in two segments, is dropped there."""

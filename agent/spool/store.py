@@ -29,7 +29,7 @@ from agent.spool.ledger import Ledger
 from agent.spool.reading import read_segment, within
 from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import Block, Damage, Damaged, Newer
-from agent.spool.turn import Loaded, New, Request, Response
+from agent.spool.turn import HandOver, Loaded, New, Request, Response
 from agent.spool.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 SEGMENT = 256 << 10  # bytes at which a segment is full; an eighth of max_size where that is less
 VOLATILE = 4 << 20  # bytes of memory that the volatile directory may take
 SETTLED = 512 << 10  # bytes of values that are settled as one block
+SYNCED_AT_ONCE = 16  # files of a run that was killed that are synced at the start; the others follow, each turn
+SYNCED_A_TURN = 64
+SPARE = 10.0  # seconds without another drop for that when it did not help
 DROPS = 2  # segments that are dropped for one block on a disk that is full
 LOOK_AGAIN = 1.0  # seconds between two looks at the directory itself
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -71,6 +74,9 @@ class Store:
         self._quarantine = Aside("quarantine", self._files, max_size // 16)
         self._rejected = Aside("rejected", self._files, max_size // 16)
         self._ceiling: int | None = None
+        self._spare_until = 0.0  # boot time
+        self._names_unproved = False
+        self._unproved: list[int] = []  # segments that were found, and may not have been synced; the newest last
         self._looked = 0.0
         self._response = Response()
 
@@ -90,7 +96,11 @@ class Store:
                 log.warning("%s cannot be used (%s): the spool wears flash more", self._volatile_path, error)
         self._look_for_directory()
         if self._volatile is not None:
-            self._rescue(self._volatile)
+            try:
+                self._take_in(self._volatile, self._volatile.found())
+            except OSError as error:
+                self._trouble(str(self._volatile_path), error)
+            self._rescue()
         self._looked = boottime()
         return self._answer()
 
@@ -99,9 +109,10 @@ class Store:
         self._response = Response()
         if boottime() - self._looked >= LOOK_AGAIN:
             self._look()
-        for key, _ in request.hand_over:
-            if key in self._segments:
-                self._writer.detach(self._segments[key])  # what is new does not go where it would not be wanted
+        self._prove(SYNCED_A_TURN)
+        leaving = {each.segment for each in request.hand_over} | {each.segment for each in request.settle}
+        for key in leaving & self._segments.keys():
+            self._writer.detach(self._segments[key])  # what is new goes elsewhere
         for refused in request.refused:
             self._set_aside(refused)
         # Acknowledged first: mostly that removes the segment, and the next block begins a new one. But what tells of
@@ -115,8 +126,8 @@ class Store:
         self._settle(request.settle)
         if request.strict or request.sync:
             self._sync()
-        for key, wanted in request.hand_over:
-            self._hand_over(key, wanted)
+        for each in request.hand_over:
+            self._hand_over(each)
         if request.load > 0:
             self._load(request.load, request.held)
         return self._answer()
@@ -140,6 +151,14 @@ class Store:
         response.bytes = self._bytes()
         waiting = [s for s in self._segments.values() if not (s.live or s.over or s.alone)]
         response.unread = sum(segment.size for segment in waiting if segment.blocks is None)
+        response.again = bool(
+            self._area is None
+            or self._ledger.due
+            or self._names_unproved
+            or self._unproved
+            or self._stranded()
+            or any(segment.over for segment in self._segments.values())
+        )
         response.more = any(segment.blocks is None or segment.blocks for segment in waiting)
         return response
 
@@ -168,6 +187,8 @@ class Store:
             self._area = None
         if self._area is None:
             self._look_for_directory()
+        elif self._names_unproved:
+            self._prove_names(self._area)
         for key, segment in list(self._segments.items()):
             if segment.over:
                 self._remove(key)
@@ -175,6 +196,8 @@ class Store:
                 self._writer.give_up(key, f"{segment.name} was removed")
         if self._ledger.due:
             self._keep_gaps()
+        if self._stranded():
+            self._rescue()
         for area in self._left - {segment.area for segment in self._segments.values()}:
             self._left.discard(area)
             area.close()
@@ -228,44 +251,68 @@ class Store:
         for key, segment in older.items():
             if segment.size == 0:
                 self._remove(key)
+        if not area.volatile and older:
+            self._unproved += older
+            self._prove(SYNCED_AT_ONCE)
+            self._prove_names(area)
 
-    def _rescue(self, volatile: Area) -> None:
-        """What a killed run left in the volatile directory goes to the directory proper, as the youngest backlog."""
+    def _prove_names(self, area: Area) -> None:
+        self._names_unproved = True
         try:
-            found = volatile.found()
+            self._files.sync_directory(area.directory)
+            self._names_unproved = False
         except OSError as error:
-            self._trouble(str(volatile.path), error)
-            return
-        before = set(self._segments)
-        self._take_in(volatile, found)
-        old = [key for key in self._segments if key not in before]
+            self._trouble(f"{self._path} cannot be synced", error)
+
+    def _prove(self, limit: int) -> None:
+        """A run that was killed may have left files that only the page cache has, and this one has no copy of them."""
+        for _ in range(min(limit, len(self._unproved))):
+            segment = self._segments.get(self._unproved.pop())
+            if segment is None or segment.over:
+                continue
+            try:
+                self._files.sync_named(segment.area.directory, segment.name)
+            except OSError as error:
+                self._trouble(f"{segment.name} cannot be synced", error)
+
+    def _rescue(self) -> None:
+        """What a killed run left in the volatile directory goes to the directory proper, as the youngest backlog."""
+        old = self._stranded()
         new: set[int] = set()
         try:
             for key in old:
-                new |= self._copy(key)
+                self._copy(key, new)
         except (OSError, Damaged) as error:
-            log.warning("%s: what is there stays there: %s", volatile.path, error)
+            log.warning("%s: what is there stays there for now: %s", self._volatile_path, error)
             old, new = list(new), set(old)
         self._sync()
-        if self._writer.unsafe:
+        if new & self._writer.unsafe.keys():
             old, new = list(new), set(old)
         for key in new:
-            self._writer.rotate(self._segments[key])
-            self._segments[key].live, self._segments[key].left, self._segments[key].blocks = False, 0, None
+            segment = self._segments[key]
+            self._writer.rotate(segment)
+            segment.live, segment.left, segment.blocks = False, 0, None
         for key in old:
             self._remove(key)
 
-    def _copy(self, key: int) -> set[int]:
-        """Writes the records of a segment again, to the directory proper. Raises `OSError` and `Damaged`."""
+    def _stranded(self) -> list[int]:
+        """Segments of the volatile directory that an earlier run left, untouched."""
+        return [
+            key
+            for key, segment in self._segments.items()
+            if segment.area.volatile and not (segment.live or segment.left or segment.over or segment.alone)
+        ]
+
+    def _copy(self, key: int, new: set[int]) -> None:
+        """Writes the records of a segment again, to `new` ones in the directory proper. Raises `OSError`, `Damaged`."""
         if self._area is None:
             raise OSError(errno.ENOENT, f"{self._path} is not there")
         segment = self._segments[key]
         if not self._read(segment):
             raise OSError(errno.EIO, f"{segment.name} cannot be read")
-        return {
-            self._writer.append(self._area, block.origin, block.header.topic, codec.decode(block), self._make_room)
-            for block in segment.blocks or ()
-        }
+        for block in segment.blocks or ():
+            records = codec.decode(block)
+            new.add(self._writer.append(self._area, block.origin, block.header.topic, records, self._make_room))
 
     # Writing
 
@@ -306,8 +353,11 @@ class Store:
             except Full:
                 raise
             except OSError as error:
+                if error.errno not in FULL or self._spare_until > boottime():
+                    raise
                 drops += 1
-                if error.errno not in FULL or drops > DROPS or not self._drop_oldest():
+                if drops > DROPS or not self._drop_oldest():
+                    self._spare_until = boottime() + SPARE
                     raise
 
     def _make_room(self, size: int) -> None:
@@ -443,18 +493,16 @@ class Store:
 
     # Backlog
 
-    def _hand_over(self, key: int, wanted: tuple[tuple[int, int], ...] | None) -> None:
-        """From now on its records are on disk only."""
-        segment = self._segments.get(key)
+    def _hand_over(self, wanted: HandOver) -> None:
+        key, segment = wanted.segment, self._segments.get(wanted.segment)
         if segment is None or segment.area.volatile:
             return
         if segment.dirty or segment.named:
             self._sync()
         if key in self._writer.unsafe:
             return
-        self._writer.detach(segment)
         self._writer.shut(segment)
-        segment.live, segment.left, segment.wanted = False, 0, wanted
+        segment.live, segment.left, segment.wanted = False, wanted.kept, wanted.wanted
         self._response.handed_over.add(key)
 
     def _load(self, limit: int, held: frozenset[str]) -> None:

@@ -29,6 +29,14 @@ class Loaded(msgspec.Struct):
     records: list[Record]
 
 
+class HandOver(msgspec.Struct):
+    """A live segment becomes backlog: of it, the ranges of seq that leave memory. `kept` of its records stay there."""
+
+    segment: int
+    wanted: tuple[tuple[int, int], ...]
+    kept: int = 0
+
+
 class Request(msgspec.Struct):
     """What the caller wants of one turn, done in this order."""
 
@@ -40,7 +48,7 @@ class Request(msgspec.Struct):
     gaps_seen: int = 0  # how many of the store's own are among them or were told
     settle: Sequence[New] = ()  # to be written again, to the directory proper
     sync: bool = False
-    hand_over: Sequence[tuple[int, tuple[tuple[int, int], ...] | None]] = ()  # segment, ranges of seq still wanted
+    hand_over: Sequence[HandOver] = ()
     load: int = 0  # bytes of backlog
     held: frozenset[str] = frozenset()  # topics of which no backlog is wanted now
 
@@ -65,3 +73,4 @@ class Response(msgspec.Struct):
     bytes: int = 0  # on disk, all of it
     unread: int = 0  # bytes of backlog in segments that were not read
     more: bool = False  # there is backlog to be loaded
+    again: bool = False  # something could not be done yet: a turn is wanted soon, be it empty

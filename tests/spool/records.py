@@ -1,5 +1,8 @@
 """Records for tests of the spool, as the recorder makes them."""
 
+from base64 import b64encode
+from random import Random
+
 from agent.spool.record import Gap, Origin, Record
 
 RESULTS, EVENTS = "uptime.results", "uptime.events"
@@ -15,7 +18,9 @@ def a_record(seq, topic=RESULTS, origin=ORIGIN, size=100):
     mark = "e" if topic == EVENTS else ""
     record_id = f"ist-1-pi/{origin.run_id}/{origin.worker}/{mark}{seq}"
     value = f'{{"schema":1,"id":"{record_id}","text":"'.encode()
-    return Record(topic, seq, record_id, at(seq), value + b"x" * max(size - len(value) - 2, 0) + b'"}')
+    filling = Random(record_id).randbytes(max(size - len(value) - 2, 0) * 3 // 4 + 1)  # which does not compress well
+    text = b64encode(filling)[: max(size - len(value) - 2, 0)]
+    return Record(topic, seq, record_id, at(seq), value + text + b'"}')
 
 
 def some(first, last, topic=RESULTS, origin=ORIGIN, size=100):

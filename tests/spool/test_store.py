@@ -7,7 +7,7 @@ import pytest
 
 from agent.spool.area import SpoolInUse
 from agent.spool.store import Store
-from agent.spool.turn import Loaded, New, Request
+from agent.spool.turn import HandOver, Loaded, New, Request
 from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_gap, seqs, some
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -139,7 +139,7 @@ def fill(queue, first, count, size=1000):
         segment = queue.append(records)
         if segment is not None:
             written += records
-            queue.turn(hand_over=[(segment, ((start, start + 9),))])
+            queue.turn(hand_over=[HandOver(segment, ((start, start + 9),))])
     return written
 
 
@@ -409,6 +409,6 @@ def test_handed_over_in_part(directory):
     segment = queue.append(some(1, 10))
     queue.append(some(11, 20))
     queue.turn(acknowledged={segment: 7}, sync=True)
-    assert queue.turn(hand_over=[(segment, ((5, 12), (16, 20)))]).handed_over == {segment}
+    assert queue.turn(hand_over=[HandOver(segment, ((5, 12), (16, 20)))]).handed_over == {segment}
     assert seqs(queue.read()) == [5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20]
     assert files(directory) == []
