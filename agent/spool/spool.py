@@ -34,6 +34,7 @@ LOADED = 1 << 20  # bytes of backlog of a topic that are read ahead; at most an 
 BLOCK = 512 << 10  # bytes of values in a block
 YOUNG = 2.0  # seconds that a record may wait for its acknowledgement before it is synced
 SYNC = 1.0  # seconds between two syncs
+RETRY = 0.1  # seconds between two attempts to write when stopping
 PATIENCE = 2.0  # seconds that the disk may take
 TELL_AGAIN = 10.0  # seconds until gaps are told again after Kafka refused the record of one
 SAY_AGAIN = 60.0  # seconds between two lines of log about trouble that goes on
@@ -149,7 +150,7 @@ class Spool:
                 log.error("the disk of the spool does not answer; what it has not taken is lost")
                 break
             if self._in_trouble and boottime() < end:
-                await asyncio.sleep(min(0.1, max(end - boottime(), 0.0)))
+                await asyncio.sleep(min(RETRY, max(end - boottime(), 0.0)))
         closed = self._disk.call(self._store.close)
         self._disk.end()
         await asyncio.wait([closed], timeout=max(end - boottime(), 0.5))
