@@ -78,9 +78,7 @@ _RECORD_REFUSED = {
 
 
 # What librdkafka writes around a cause: `HOST:PORT/ID: Connect to ipv4#… failed: ` and ` (after 3ms in state CONNECT)`.
-_AROUND_CAUSE = re.compile(
-    r"^(?:\S+: )?\S+:\d+(?:/\w+)?: (?:Connect to \S+ failed: )?| \(after \d+ms in state \w+.*\)$"
-)
+_AROUND_CAUSE = re.compile(r"^.*(?:Connect to \S+ failed|\S+:\d+(?:/\w+)?): | \(after \d+ms in state \w+.*\)$")
 
 _HERE = ("localhost:", "127.", "[::1]:")
 
