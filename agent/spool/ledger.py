@@ -5,6 +5,7 @@ block it is written right after. A gap that comes back with a restart is told ag
 same records.
 """
 
+import errno
 from collections.abc import Sequence
 
 from agent.spool import segment as codec
@@ -13,6 +14,8 @@ from agent.spool.files import Files
 from agent.spool.reading import read_segment
 from agent.spool.record import Gap, Origin
 from agent.spool.segment import Block, Damaged
+
+MAX_FILES = 8  # on a disk that lets nothing be removed
 
 
 class Ledger:
@@ -55,6 +58,12 @@ class Ledger:
     def write(self, area: Area, name: str) -> None:
         """Makes the file `name` of `area` what is to be kept, and removes the one before. Raises `OSError`."""
         rows = [*self._said, *self._own]
+        if len(self._names) > MAX_FILES:
+            stale, self._names = self._names[:-1], self._names[-1:]
+            for was, old_name in stale:
+                self._remove(was, old_name)
+        if len(self._names) > MAX_FILES:
+            raise OSError(errno.EIO, "old ones cannot be removed")
         if rows:
             self._write(area, name, codec.encode_gaps(self._origin, rows))
         old, self._names = self._names, [(area, name)] if rows else []

@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 MAX_MEMORY = 4 << 20  # bytes of live records in memory while the disk takes them
 LAST_RESORT = 16 << 20  # bytes of live records in memory when it does not: then the oldest are lost
 OVERHEAD = 400  # bytes that a record takes beside its value
-LOADED = 1 << 20  # bytes of backlog of a topic that are read ahead; at most an eighth of `max_memory`
-BLOCK = 512 << 10  # bytes of values in a block
 YOUNG = 2.0  # seconds that a record may wait for its acknowledgement before it is synced
 SYNC = 1.0  # seconds between two syncs
 RETRY = 0.1  # seconds between two attempts to write when stopping
@@ -99,7 +97,7 @@ class Spool:
     ) -> None:
         self._store, self._strict = store, strict
         self._max_memory, self._last_resort = max_memory, last_resort
-        self._read_ahead = min(LOADED, max_memory // 8)
+        self._read_ahead = min(store.block, max_memory // 8)  # bytes of backlog of a topic
         self._gaps = Gaps(store.origin, tell_gap)
         self._disk: Disk | None = None
         self._underway: asyncio.Future[Response] | None = None
@@ -140,6 +138,7 @@ class Spool:
         """
         assert self._disk is not None
         end = boottime() + limit
+        self.give_all_back()
         while True:
             if self._underway is None:
                 self._ask(self._request(closing=True))
@@ -309,16 +308,17 @@ class Spool:
 
     def _request(self, closing: bool = False) -> Request | None:
         """What there is to ask of the disk now; None when nothing."""
-        new = [self._move(block) for topic in list(self._new) for block in self._make_blocks(topic)]
+        fresh = [block for topic in list(self._new) for block in self._make_blocks(topic)]
         due = self._due(closing)
-        settle = [block for block in due if block.place in ("memory", "volatile")]
+        settle = [self._move(block) for block in due if block.place in ("memory", "volatile")]
+        new = [self._move(block) for block in fresh if not block.moving]
         held = frozenset(topic for topic, size in self._behind_bytes.items() if size >= self._read_ahead)
         request = Request(
             acknowledged=self._acknowledged,
             new=new,
             strict=self._strict and bool(new),
             refused=self._refused,
-            settle=[self._move(block) for block in settle],
+            settle=settle,
             sync=bool(due),
             hand_over=self._leave(),
             load=self._read_ahead if self._on_disk.more and held != self._fruitless and not closing else 0,
@@ -334,7 +334,7 @@ class Spool:
 
     def _make_blocks(self, topic: str) -> list[_Block]:
         blocks = []
-        for records in chunks(self._new.pop(topic), BLOCK):
+        for records in chunks(self._new.pop(topic), self._store.block):
             self._number += 1
             block = self._blocks[self._number] = _Block(self._number, self._store.origin, list(records))
             self._where.update(dict.fromkeys([record.id for record in records], block))
@@ -358,7 +358,7 @@ class Spool:
         latest = now if self.broker_lost or closing or pressed else now - YOUNG
         old = {block.segment for block in unsafe if block.since <= latest}
         # Whole segments leave the volatile directory: what a crash leaves there is not in the directory proper too.
-        return [b for b in unsafe if b.since <= latest or b.place == "memory" or b.segment in old]
+        return [b for b in unsafe if b.since <= latest or (b.offered and b.place == "memory") or b.segment in old - {0}]
 
     def _unsafe(self) -> list[_Block]:
         return [block for block in self._blocks.values() if block.place != "synced"]

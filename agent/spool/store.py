@@ -34,9 +34,10 @@ from agent.spool.writer import Writer
 
 log = logging.getLogger(__name__)
 
-SEGMENT = 256 << 10  # bytes at which a segment is full; an eighth of max_size where that is less
+SEGMENT = 256 << 10  # bytes at which a segment is full
+BLOCK = 512 << 10  # bytes of values in a block
+SHARE = 16  # a segment, or a block, is at most this part of max_size: what cannot be dropped just now stays small
 VOLATILE = 4 << 20  # bytes of memory that the volatile directory may take
-SETTLED = 512 << 10  # bytes of values that are settled as one block
 SYNCED_AT_ONCE = 16  # files of a run that was killed that are synced at the start; the others follow, each turn
 SYNCED_A_TURN = 64
 SPARE = 10.0  # seconds without another drop for that when it did not help
@@ -50,7 +51,10 @@ class Full(OSError):
 
 
 class Store:
-    """The files of one worker of one run. `volatile`: a directory that need not survive a power cut, None without."""
+    """The files of one worker of one run. `volatile`: a directory that need not survive a power cut, None without.
+
+    `block`: the most bytes of values that are to be in one block, or to be read ahead of a topic.
+    """
 
     def __init__(
         self,
@@ -65,8 +69,9 @@ class Store:
         self._path, self._volatile_path = directory, volatile
         self.origin = origin
         self._max_size, self._min_free = max_size, min_free
+        self.block = min(BLOCK, max_size // SHARE)
         self._files = files or Files()
-        self._writer = Writer(self._files, min(SEGMENT, max_size // 8))
+        self._writer = Writer(self._files, min(SEGMENT, max_size // SHARE))
         self._area: Area | None = None
         self._volatile: Area | None = None
         self._left: set[Area] = set()  # directories that were moved away or removed
@@ -386,7 +391,7 @@ class Store:
         groups: dict[str, list[New]] = {}
         for new in wanted:
             group = groups.setdefault(new.topic, [])
-            if group and sum(len(r.value) for n in (*group, new) for r in n.records) > SETTLED:
+            if group and sum(len(r.value) for n in (*group, new) for r in n.records) > self.block:
                 self._keep(group, None)
                 group.clear()
             group.append(new)

@@ -2,91 +2,16 @@
 
 import asyncio
 import os
-import threading
 import time
 
 import pytest
 
 from agent.spool import spool as module
 from agent.spool.area import SpoolInUse
-from agent.spool.files import Files
-from agent.spool.spool import Spool
-from agent.spool.store import Store
+from tests.spool.agent import MIB, Agent, Watched, files
 from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_record, at, seqs, some
 
 MS = float(os.environ.get("TEST_TIME_FACTOR", "1")) / 1000
-MIB = 1 << 20
-
-
-class Agent:
-    """A recorder and a forwarder around a spool; what arrived is in `arrived`."""
-
-    def __init__(self, directory, origin=ORIGIN, *, volatile=None, files=None, strict=False, memory=4 * MIB, **options):
-        self.store = Store(directory, origin, volatile=volatile, files=files, **options)
-        self.spool = Spool(self.store, self.tell, strict=strict, max_memory=memory, last_resort=4 * memory)
-        self.origin = origin
-        self.told = {}
-        self.events = 0
-        self.arrived = []
-
-    def tell(self, gap):
-        self.events += 1
-        record = a_record(self.events, EVENTS, self.origin)
-        self.told[record.id] = gap
-        return record
-
-    def append(self, records):
-        for record in records:
-            self.spool.append(record)
-
-    async def turn(self):
-        """One turn, and what comes of it."""
-        self.spool.tell_gaps()
-        self.spool.turn()
-        if self.spool._underway is not None:
-            await asyncio.wait([self.spool._underway], timeout=10)
-            await asyncio.sleep(0)
-
-    def take(self, limit=10_000):
-        """What may be sent now, live first."""
-        records = []
-        for topic in self.spool.topics():
-            records += self.spool.take(topic, limit)
-            records += self.spool.take_backlog(topic, limit)
-        return records
-
-    def deliver(self, limit=10_000):
-        records = self.take(limit)
-        self.arrived += records
-        self.spool.acknowledge(records)
-        return records
-
-    async def deliver_all(self):
-        """Until nothing is left, in memory or on disk; what arrived."""
-        start = len(self.arrived)
-        idle = 0
-        while idle < 3:
-            await self.turn()
-            idle = 0 if self.deliver() else idle + 1
-        await self.turn()
-        return self.arrived[start:]
-
-    def gaps(self):
-        """What was told by those that arrived."""
-        return [self.told[record.id] for record in self.arrived if record.id in self.told]
-
-    async def kill(self):
-        """As kill -9 does."""
-        spool = self.spool
-        if spool._underway is not None:
-            await asyncio.wait([spool._underway])
-        spool._disk.end()
-        for segment in self.store._segments.values():
-            if segment.file is not None:
-                os.close(segment.file)
-        for area in (self.store._area, self.store._volatile):
-            if area is not None:
-                area.close()
 
 
 @pytest.fixture
@@ -97,10 +22,6 @@ def directory(tmp_path):
 @pytest.fixture(params=["volatile", "without"])
 def volatile(request, tmp_path):
     return tmp_path / "volatile" if request.param == "volatile" else None
-
-
-def files(directory):
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
 async def test_in_health(tmp_path, directory, volatile):
@@ -180,28 +101,6 @@ async def test_given_back(directory):
     assert seqs(agent.spool.take(RESULTS, 100)) == list(range(1, 11))
     assert seqs(agent.spool.take_backlog(RESULTS, 100)) == list(range(1, 11))
     await agent.spool.close(5)
-
-
-class Watched(Files):
-    """Counts syncs, and may hold them up or refuse them."""
-
-    def __init__(self):
-        self.syncs = 0
-        self.go_on = threading.Event()
-        self.go_on.set()
-        self.error = None
-
-    def write(self, file, data):
-        self.go_on.wait(20)
-        if self.error:
-            raise self.error
-        return super().write(file, data)
-
-    def sync(self, file):
-        self.syncs += 1
-        if self.error:
-            raise self.error
-        super().sync(file)
 
 
 async def test_synced_when_it_matters(directory, volatile, monkeypatch):
@@ -507,12 +406,10 @@ async def test_second_agent(directory):
 async def test_written_twice(directory):
     """A record that a crash left in two segments is sent once while both are in memory, and both go."""
     for _ in range(2):
-        store = Store(directory, EARLIER)
         agent = Agent(directory, EARLIER)
         await agent.spool.open()
         agent.append(some(1, 10, origin=EARLIER))
         await agent.spool.close(5)
-        del store
     agent = Agent(directory)
     await agent.spool.open()
     await agent.turn()

@@ -124,8 +124,8 @@ def test_rotation(directory):
     for start in range(0, 500, 20):
         queue.append(records[start : start + 20])
     sizes = [path.stat().st_size for path in directory.glob("*.seg")]
-    assert len(sizes) == 4
-    assert all(size < MIB // 8 + 25_000 for size in sizes)
+    assert len(sizes) == 7
+    assert all(size < MIB // 16 + 25_000 for size in sizes)
     queue.store.close()
     queue = Queue(directory)
     assert queue.read(limit=10_000) == records

@@ -58,6 +58,7 @@ class TornDisk:
         self.calls = 0
         self.crash_at = None
         self.fails = {}  # name of a call: error number
+        self.troubled = False  # it ever failed or was full
         self.hopeless = False  # it failed to keep what nobody has in memory
 
     # What a test does to it
@@ -117,6 +118,7 @@ class TornDisk:
         self.calls += 1
         if self.crash_at is not None and self.calls >= self.crash_at:
             raise Crash
+        self.troubled = self.troubled or bool(self.fails) or self.capacity < 1 << 30
         if name in self.fails:
             number = self.fails[name]
             raise OSError(number, os.strerror(number))
@@ -125,6 +127,11 @@ class TornDisk:
         self.next += 1
         self.open[self.next] = what
         return self.next
+
+    def _named(self, directory, name):
+        if name not in self.open[directory].names:
+            raise FileNotFoundError(name)
+        return self.open[directory].names[name]
 
     def open_directory(self, path, parent=None, create=True):
         if parent is not None:
@@ -157,9 +164,7 @@ class TornDisk:
         return self._opened(inode)
 
     def read(self, directory, name, limit, offset=0):
-        if name not in self.open[directory].names:
-            raise FileNotFoundError(name)
-        return bytes(self.open[directory].names[name].data[offset : offset + limit])
+        return bytes(self._named(directory, name).data[offset : offset + limit])
 
     def write(self, file, data):
         inode = self.open[file]
@@ -196,7 +201,7 @@ class TornDisk:
         except OSError:
             self.hopeless = True
             raise
-        inode = self.open[directory].names[name]
+        inode = self._named(directory, name)
         inode.kept = bytes(inode.data)
 
     def sync_directory(self, directory):
@@ -211,13 +216,12 @@ class TornDisk:
 
     def unlink(self, directory, name):
         self._call("unlink")
-        if name not in self.open[directory].names:
-            raise FileNotFoundError(name)
+        self._named(directory, name)
         self.open[directory].put(name, None)
 
     def move(self, directory, name, to):
         self._call("move")
-        inode = self.open[directory].names[name]
+        inode = self._named(directory, name)
         self.open[to].put(name, inode)
         self.open[directory].put(name, None)
 
