@@ -12,6 +12,7 @@ bound, and when a disk does not answer for two seconds, records go to Kafka unwr
 """
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,12 +35,17 @@ YOUNG = 2.0  # seconds that a record may wait for its acknowledgement before it 
 SYNC = 1.0  # seconds between two syncs
 RETRY = 0.1  # seconds between two attempts to write when stopping
 PATIENCE = 2.0  # seconds that the disk may take
+OPENING = 10.0  # seconds that it may take to list the directory, before measuring begins without it
 TELL_AGAIN = 10.0  # seconds until gaps are told again after Kafka refused the record of one
 SAY_AGAIN = 60.0  # seconds between two lines of log about trouble that goes on
 
 
 class Waiting(NamedTuple):
-    """What is not acknowledged. `records`, and `oldest_s` in seconds: in memory; `bytes`: there and on disk."""
+    """What is not acknowledged: `records` in memory, `bytes` on disk.
+
+    `oldest_s`: seconds that the oldest has waited; of what an earlier run left, those since this one began. None when
+    nothing waits.
+    """
 
     records: int
     bytes: int
@@ -109,6 +115,7 @@ class Spool:
         self._waiting: dict[str, deque[Record]] = {}  # live, by topic, in order
         self._behind: dict[str, deque[Record]] = {}  # backlog, by topic, in order
         self._behind_bytes: dict[str, int] = {}  # of backlog in memory, taken or not
+        self._behind_since: float | None = None  # boot time at which this run first knew of the backlog
         self._taken: dict[str, dict[str, Record]] = {}  # by topic and id
         self._acknowledged: dict[int, int] = {}  # by segment, for the next request
         self._refused: list[Loaded] = []
@@ -127,9 +134,17 @@ class Spool:
         self.ready = asyncio.Event()  # set when there may be something new to take
 
     async def open(self) -> None:
-        """Takes the directory. Raises `SpoolInUse`; a disk in trouble is a line in the log."""
+        """Takes the directory. Raises `SpoolInUse`; a disk in trouble is a line in the log.
+
+        A disk that does not answer is not waited for: whether another agent uses the directory comes out with a turn.
+        """
         self._disk = Disk()
-        self._receive(await self._disk.call(self._store.open))
+        self._asked = boottime()
+        self._underway = self._disk.call(self._store.open)
+        self._underway.add_done_callback(self._answered)
+        done, _ = await asyncio.wait([self._underway], timeout=OPENING)
+        for opened in done:
+            opened.result()
 
     async def close(self, limit: float) -> int:
         """Brings everything to the disk, for at most `limit` seconds; how many records it did not take.
@@ -160,6 +175,15 @@ class Spool:
     def __len__(self) -> int:
         """How many records in memory are not acknowledged."""
         return len(self._where) + sum(map(len, self._new.values()))
+
+    def live(self) -> int:
+        """How many of them are live."""
+        return sum(block.left for block in self._blocks.values()) + sum(map(len, self._new.values()))
+
+    @property
+    def more(self) -> bool:
+        """Whether there is backlog that is not in memory."""
+        return self._on_disk.more
 
     def append(self, record: Record) -> None:
         """Takes a record in; it may be taken once it is written."""
@@ -201,6 +225,10 @@ class Spool:
         """Who numbered a record that was taken: this run or an earlier one."""
         return self._where[record.id].origin
 
+    def is_live(self, record: Record) -> bool:
+        """Whether a record that was taken is live; else it came by `take_backlog`."""
+        return self._where[record.id].live
+
     def acknowledge(self, records: Iterable[Record]) -> None:
         """Forgets taken records, because they arrived."""
         for record in records:
@@ -208,19 +236,24 @@ class Spool:
             self._forget(record)
             self._gaps.acknowledged(record.id)
 
-    def refuse(self, record: Record) -> None:
+    def refuse(self, record: Record, gap: str | None = None) -> bool:
         """Gives a taken record up, because Kafka will not have it: it is set aside on disk, for people.
 
-        The caller tells of it. A record that told a gap is no loss: the gap is told again, a little later.
+        With `gap`, a reason, a gap names it; else the caller tells of it. A record that told a gap is no loss: the gap
+        is told again, a little later. Whether it was a loss.
         """
         del self._taken[record.topic][record.id]
         block = self._where[record.id]
-        if self._gaps.lost(record.id):
+        told_a_gap = self._gaps.lost(record.id)
+        if told_a_gap:
             self._tell_from = boottime() + TELL_AGAIN
         else:
             # Acknowledged only with the request after: what the caller tells of it is written before it goes.
             self._refused.append(Loaded(0, block.origin, record.topic, [record]))
+            if gap is not None:
+                self._gaps.add([self._gap(record, gap, block.origin)])
         self._forget(record)
+        return not told_a_gap
 
     def give_back(self, records: Iterable[Record]) -> None:
         """Taken records that did not arrive wait again, in their old order."""
@@ -247,12 +280,10 @@ class Spool:
 
     def waiting(self) -> Waiting:
         """What is not acknowledged yet, taken or not."""
-        oldest = next(iter(self._blocks.values()), None)
-        return Waiting(
-            len(self),
-            self._memory + self._on_disk.bytes,
-            None if oldest is None else round(boottime() - oldest.since, 3),
-        )
+        since = [block.since for block in itertools.islice(self._blocks.values(), 1)]
+        if self._behind_since is not None:
+            since.append(self._behind_since)
+        return Waiting(len(self), self._on_disk.bytes, round(boottime() - min(since), 3) if since else None)
 
     def tell_gaps(self) -> None:
         """Appends records that tell gaps, some at a time."""
@@ -406,6 +437,10 @@ class Spool:
 
     def _receive(self, response: Response) -> None:
         self._on_disk = response
+        if not response.more and not any(self._behind_bytes.values()):
+            self._behind_since = None
+        elif self._behind_since is None:
+            self._behind_since = min((block.since for block in self._blocks.values()), default=boottime())
         moved, self._moving = self._moving, []
         for block in moved:
             self._settle(block, response)
@@ -526,8 +561,8 @@ class Spool:
             lost.append(self._gap(record, "queue_full"))
         self._gaps.add(joined(lost))
 
-    def _gap(self, record: Record, reason: str) -> Gap:
-        _, run_id, worker = self._store.origin
+    def _gap(self, record: Record, reason: str, origin: Origin | None = None) -> Gap:
+        _, run_id, worker = origin or self._store.origin
         return Gap(record.topic, run_id, worker, record.seq, record.seq, 1, reason, record.at, record.at)
 
 
