@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from benchmarks import cost, memory, report, start, truth
+from benchmarks import cost, memory, report, resolver, start, truth
 from benchmarks.peers import PEERS, OtherAgent, Peer
 from benchmarks.processes import BenchError
 
@@ -95,6 +95,19 @@ def parse() -> argparse.Namespace:
     command.add_argument("--targets", type=int, default=100, metavar="N", help="each every second (100)")
     command.add_argument("--rounds", type=int, default=7, metavar="N", help="starts that count (7)")
     whom(command, ["agent"])
+
+    command = commands.add_parser(
+        "resolver",
+        help="CPU of a lookup and the error of its time, beside getaddrinfo in threads and aiodns",
+        description=resolver.TEACH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(measure=measure_resolver)
+    command.add_argument("--rates", type=numbers, default=[100, 500], metavar="N,…", help="lookups a second (100,500)")
+    command.add_argument("--delay", type=float, default=20.0, metavar="MS", help="what an answer takes (20 ms)")
+    command.add_argument("--rounds", type=int, default=5, metavar="N", help="each peer in turn, so often (5)")
+    command.add_argument("--seconds", type=float, default=4.0, metavar="N", help="that each is measured a round (4)")
+    command.add_argument("--json", action="store_true", help="all figures as JSON")
     return parser.parse_args()
 
 
@@ -181,6 +194,13 @@ def measure_start(arguments: argparse.Namespace) -> None:
     peers, absent = chosen(arguments)
     plan = start.Plan(arguments.targets, peers, arguments.rounds, arguments.broker)
     tell(arguments, {"start": start.measure(plan)}, absent, report.start)
+
+
+def measure_resolver(arguments: argparse.Namespace) -> None:
+    """`bench resolver`."""
+    plan = resolver.Plan(arguments.rates, arguments.delay, arguments.rounds, arguments.seconds)
+    found = resolver.measure(plan)
+    tell(arguments, {"resolver": found}, found.pop("absent"), report.resolver)
 
 
 def tell(arguments: argparse.Namespace, found: dict[str, Any], absent: dict[str, str], table: "report.Table") -> None:

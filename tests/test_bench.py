@@ -124,6 +124,19 @@ def test_start(alone):
         assert 0.05 < min(one["rounds"]) <= one["seconds"] <= max(one["rounds"]) < 30
 
 
+def test_resolver():
+    """Lookups have their cost and the error of their time, beside those of other resolvers; none fails."""
+    whole, _ = bench("resolver", "--rates", "20", *TINY)
+    (entry,) = whole["resolver"]["rates"]
+    assert entry["peers"].keys() | whole["absent"].keys() == {"agent", "getaddrinfo", "aiodns"}
+    assert entry["ratios"].keys() == entry["peers"].keys() - {"agent"}
+    for one in entry["peers"].values():
+        assert one["cpu_us"] > 0
+        assert one["failed"] == 0
+        assert one["questions"] == pytest.approx(2, abs=0.5)
+        assert 0 < one["error_p50"] <= one["error_p99"] < 500
+
+
 def test_peers_that_are_here():
     """Those that this machine has are measured as well."""
     peers = {name for name, programs in PROGRAMS.items() if any(map(shutil.which, programs))}

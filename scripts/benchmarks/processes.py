@@ -154,10 +154,15 @@ def running(
 
 
 def part(
-    name: str, *arguments: object, on: set[int], directory: Path, talks: bool = False
+    name: str,
+    *arguments: object,
+    on: set[int],
+    directory: Path,
+    talks: bool = False,
+    before: Sequence[str] = (),
 ) -> contextlib.AbstractContextManager[Process]:
-    """Runs a module of this package on these cores."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
+    """Runs a module of this package on these cores. `before`: a command that becomes the one after it."""
+    command = [*before, sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)]
     environment = {"PYTHONPATH": str(Path(__file__).parent.parent)}
     return running(command, on, directory / f"{name}.log", environment=environment, talks=talks)
 

@@ -124,6 +124,30 @@ def start(whole: dict[str, Any]) -> None:
     _print(grid, whole)
 
 
+def resolver(whole: dict[str, Any]) -> None:
+    """The table of `bench resolver`."""
+    found = whole["resolver"]
+    title = f"A name's A and AAAA, which take {found['delay_ms']:g} ms, on one core; ratio: the agent's over the peer's"
+    columns = "µs/lookup", "rounds", "lookups/s", "error p50 / p99 ms", "questions", "failed", "MiB", "ratio"
+    grid = _grid(whole, title, *columns)
+    for entry in found["rates"]:
+        grid.add_section()
+        grid.add_row(f"[bold]{entry['rate']}/s")
+        for name, one in entry["peers"].items():
+            grid.add_row(
+                name,
+                f"{one['cpu_us']:.0f}",
+                " ".join(f"{each:.0f}" for each in one["rounds_cpu_us"]),
+                f"{one['rate']:.0f}",
+                f"{one['error_p50']:.3f} / {one['error_p99']:.3g}",
+                f"{one['questions']:.2f}",
+                f"{one['failed']:.0f}",
+                f"{one['rss_mib']:.1f}",
+                f"{entry['ratios'][name]:.2f}" if name in entry["ratios"] else "",
+            )
+    _print(grid, whole)
+
+
 def _goal(value: float, goal: float) -> str:
     return f"[green]≤ {goal:g}" if value <= goal else f"[red]≤ {goal:g}"
 
