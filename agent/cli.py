@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TextIO, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ DEFAULT_CONFIG = Path("/etc/uptime-agent/config.yaml")
 GOOD, BAD, USAGE, UNKNOWN = 0, 1, 2, 3
 
 T = TypeVar("T")
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EPILOG = """\
 first steps:
@@ -36,6 +37,11 @@ exit status:
   2  wrong usage, or a configuration that is no good
   3  unknown: this machine could not judge
 With --all it is 1 if any target is down, else 3 if any is unknown.
+"""
+
+SPOOL_EPILOG = """\
+Nothing is taken or changed. A file of the spool goes when all of its records have
+arrived, so some of what is shown may have arrived already.
 """
 
 
@@ -91,9 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        name: str, function: Callable[[argparse.Namespace], int], teach: str, epilog: str | None = None
+        name: str,
+        function: Callable[[argparse.Namespace], int],
+        teach: str,
+        epilog: str | None = None,
+        among: _Commands = commands,
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        added = among.add_parser(
             name,
             help=teach,
             description=teach[0].upper() + teach[1:] + ".",
@@ -133,10 +143,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--json", action="store_true", help="print each record as a line of JSON")
 
+    _add_spool(commands, command)
+
     added = command("schema", _schema, "print the JSON Schema of the configuration, or of a record")
     of = ("config", "result", "event")
     added.add_argument("of", choices=of, metavar=f"{{{','.join(of)}}}", help="what is described")
     return parser
+
+
+def _add_spool(commands: _Commands, command: Callable[..., argparse.ArgumentParser]) -> None:
+    teach = "look at the spool: what waits on disk, also while the agent runs"
+    spool = commands.add_parser("spool", help=teach, description=teach[0].upper() + teach[1:] + ".")
+    looks = spool.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    status = command("status", _spool_status, "show what waits, and what is wrong", SPOOL_EPILOG, looks)
+    status.add_argument("--json", action="store_true", help="print it as a line of JSON")
+    teach = "print the records as lines of JSON, without taking them"
+    dump = command("dump", _spool_dump, teach, SPOOL_EPILOG, looks)
+    dump.add_argument("--rejected", action="store_true", help="those instead that Kafka refused, kept for people")
+    for each in (status, dump):
+        each.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="default: the configuration's")
+        each.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
 
 
 def _servers(text: str) -> tuple[str, ...]:
@@ -299,6 +325,54 @@ def _watch(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass  # the way to leave a live table
     return GOOD
+
+
+def _spool_status(options: argparse.Namespace) -> int:
+    from agent.spool.status import CannotRead, status
+    from agent.waiting import show
+
+    directory = _spool_directory(options)
+    if directory is None:
+        return USAGE
+    try:
+        found = status(directory)
+    except CannotRead as error:
+        return _complain([error])
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        show(found)
+    return GOOD
+
+
+def _spool_dump(options: argparse.Namespace) -> int:
+    from agent.spool.status import CannotRead, dump, dump_rejected
+    from agent.waiting import write
+
+    directory = _spool_directory(options)
+    if directory is None:
+        return USAGE
+    if not os.path.lexists(directory):
+        print(f"{directory}: there is no spool, so nothing waits", file=sys.stderr)
+    try:
+        write(dump_rejected(directory) if options.rejected else dump(directory))
+    except CannotRead as error:
+        return _complain([error])
+    return GOOD
+
+
+def _spool_directory(options: argparse.Namespace) -> Path | None:
+    """None when there is none that is known, which was told."""
+    from agent.config import ConfigError, load
+
+    if options.directory is not None:
+        return Path(options.directory)
+    try:
+        config = load(options.config, secrets="skip")
+    except ConfigError as error:
+        _complain([*error.problems, "or name the spool's directory, as /var/lib/uptime-agent/spool"])
+        return None
+    return Path(config.spool.directory or Path(config.state_directory, "spool"))
 
 
 def _schema(options: argparse.Namespace) -> int:

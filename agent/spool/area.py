@@ -15,6 +15,7 @@ from agent.spool.reading import within
 from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import Block
 
+LINK = "volatile"  # in the directory proper, to the volatile one: for people who look; nothing here follows it
 LAST_NUMBER = 10**11  # a name beyond it was not made here, and must not become the highest
 _NAME = re.compile(r"([0-9]{1,12})-([0-9]{1,12})\.(seg|gaps)")
 

@@ -128,6 +128,17 @@ class Files:
         """Moves a file to another directory of the same file system, in place of one that has its name."""
         os.rename(name, name, src_dir_fd=directory, dst_dir_fd=to)
 
+    def point(self, directory: int, name: str, to: str | None) -> None:
+        """Makes a name a symbolic link, or removes the link; what has the name and is none stays as it is."""
+        try:
+            now = os.readlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            now = None
+        if now is not None and now != to:
+            os.unlink(name, dir_fd=directory)
+        if to is not None and now != to:
+            os.symlink(to, name, dir_fd=directory)
+
     def free(self, directory: int) -> int:
         """Bytes that are free, for anyone, on a directory's file system (statvfs(3))."""
         system = os.fstatvfs(directory)

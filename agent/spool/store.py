@@ -16,13 +16,14 @@ Disk trouble never raises out of a turn: it is said in the response, and the cal
 
 import errno
 import logging
+import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent.device.clock import boottime
 from agent.spool import segment as codec
-from agent.spool.area import Area, Aside, Found, Segment, SpoolInUse
+from agent.spool.area import LINK, Area, Aside, Found, Segment, SpoolInUse
 from agent.spool.files import Files
 from agent.spool.gaps import joined
 from agent.spool.ledger import Ledger
@@ -241,7 +242,16 @@ class Store:
             area.close()
             return
         self._area = area
+        self._show_volatile(area)
         self._take_in(area, found)
+
+    def _show_volatile(self, area: Area) -> None:
+        """Whoever looks at the spool finds the volatile directory by a link in it."""
+        try:
+            to = None if self._volatile is None else os.path.abspath(str(self._volatile.path))
+            self._files.point(area.directory, LINK, to)
+        except OSError as error:
+            log.debug("%s/%s: %s", area.path, LINK, error)
 
     def _take_in(self, area: Area, found: Sequence[Found]) -> None:
         older = {}

@@ -225,5 +225,8 @@ class TornDisk:
         self.open[to].put(name, inode)
         self.open[directory].put(name, None)
 
+    def point(self, directory, name, to):
+        self._call("point")
+
     def free(self, directory):
         return self.capacity - self.bytes()
