@@ -1,12 +1,13 @@
 """The daemon: builds the parts, runs them until a signal, reloads on SIGHUP, stops in order.
 
-Measuring never waits for delivery, and delivery never for measuring; between them stands the queue.
+Measuring never waits for delivery, and delivery never for measuring; between them stands the spool.
 """
 
 import asyncio
 import concurrent.futures
 import gc
 import logging
+import os
 import resource
 import signal
 import threading
@@ -22,15 +23,16 @@ from agent.config import Config, ConfigError, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
-from agent.delivery.queue import MemoryQueue
 from agent.device.clock import Clock
-from agent.device.identity import begin_run, keep_run
+from agent.device.identity import StateInUse, begin_run, keep_run, lock_state
 from agent.device.vitals import read_vitals
 from agent.probers import prober_of, type_of
 from agent.probers.prober import Prober
 from agent.probers.resolver import Resolver
 from agent.record import (
     AppliedTarget,
+    BrokerBack,
+    BrokerLost,
     ConfigApplied,
     ConfigRejected,
     Event,
@@ -42,6 +44,10 @@ from agent.record import (
 )
 from agent.results import Results
 from agent.schedule import Scheduler
+from agent.spool.area import SpoolInUse
+from agent.spool.record import Origin, Record
+from agent.spool.spool import Spool
+from agent.spool.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +55,8 @@ T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 15.0
 PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
-FLUSH_SECONDS = 5.0  # and what waits for Kafka this long; with a second grace for what was cancelled, 7 s of 10 at most
+FLUSH_SECONDS = 5.0  # and what waits for Kafka this long
+KEEP_SECONDS = 2.0  # and what then is left, until it is on disk: with a second for what was cancelled, 9 s at most
 BEGIN_AGAIN_SECONDS = 5.0
 TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
@@ -59,7 +66,7 @@ COLLECT_AFTER = (10_000, 20, 50)
 ONLY_WITH_A_RESTART = (
     "agent.id",
     "state_directory",
-    "spool.directory",
+    "spool",
     "status.listen",
     "workers",
     "kafka.topic",
@@ -75,7 +82,11 @@ def run(path: Path, config: Config) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a connection each; the usual soft limit is 1,024
 
     async def live() -> int:
-        return await Daemon(path, config).run()
+        try:
+            return await Daemon(path, config).run()
+        except (StateInUse, SpoolInUse) as error:
+            log.critical("%s", error)
+            return 1
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(live())
@@ -93,20 +104,22 @@ class Prepared(NamedTuple):
 
 
 class Daemon:
-    """All parts of one running agent. To be made on the running loop."""
+    """All parts of one running agent. To be made on the running loop. Raises `StateInUse`."""
 
     def __init__(self, path: Path, config: Config) -> None:
         self._path, self._config = path, config
         self._state_directory = Path(config.state_directory)
+        lock_state(self._state_directory)
         self._run, self._previous = begin_run(self._state_directory)
         self._clock = Clock(config.clock.synchronized)
         self._recorder = Recorder(config, self._run, self._clock)
-        self._queue = MemoryQueue(self._recorder.gap)
-        self._results = Results(self._recorder, self._clock, self._queue)
+        self._spool = _spool(config, self._recorder)
+        self._results = Results(self._recorder, self._clock, self._spool)
         self._forwarder = Forwarder(
-            self._queue,
+            self._spool,
             KafkaSink(config.kafka, config.agent.id, self._clock),
             config.kafka.tick,
+            self,
             self._results.settle,
         )
         self._scheduler = Scheduler(config.agent.id, self._results)
@@ -116,7 +129,10 @@ class Daemon:
         self._reload = asyncio.Event()
 
     async def run(self) -> int:
-        """Until a signal asks to stop: exit status 0. 1 when the delivery died, which the agent cannot do without."""
+        """Until a signal asks to stop: exit status 0. 1 when the delivery died, which the agent cannot do without.
+
+        Raises `SpoolInUse`.
+        """
         loop = asyncio.get_running_loop()
         for stopping in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(stopping, self._stop.set)
@@ -129,6 +145,7 @@ class Daemon:
             self._run.run,
             self._run.run_id,
         )
+        await self._spool.open()
         self._tell(Started, previous=self._previous)
         self._apply(Prepared(self._config, self._probers_of(self._config.targets), None))
         parts = [
@@ -168,8 +185,11 @@ class Daemon:
         last_seqs = self._recorder.last_seqs()
         self._tell(Stopping, last_seqs=last_seqs)
         left = await self._forwarder.stop(FLUSH_SECONDS)
-        if left:
-            log.error("%d records did not reach Kafka and are lost", left)
+        lost = await self._spool.close(KEEP_SECONDS)
+        if lost:
+            log.error("%d records reached neither Kafka nor the disk and are lost", lost)
+        elif left:
+            log.info("%d records did not reach Kafka and wait on disk for the next start", left)
         keep_run(self._state_directory, msgspec.structs.replace(self._run, last_seqs=self._recorder.last_seqs()))
         log.info("stopped")
 
@@ -243,7 +263,7 @@ class Daemon:
             wanted,
             agent=now.agent,
             state_directory=now.state_directory,
-            spool=replace(wanted.spool, directory=now.spool.directory),
+            spool=now.spool,
             status=now.status,
             workers=now.workers,
             kafka=replace(wanted.kafka, topic=now.kafka.topic, events_topic=now.kafka.events_topic),
@@ -255,7 +275,7 @@ class Daemon:
 
     async def _beat(self) -> None:
         await asyncio.sleep(HEARTBEAT_SECONDS)
-        waiting = self._queue.waiting()
+        waiting = self._spool.waiting()
         self._tell(
             Heartbeat,
             targets=len(self._scheduler),
@@ -266,8 +286,36 @@ class Daemon:
             **msgspec.structs.asdict(read_vitals()),
         )
 
+    def broker_lost(self) -> None:
+        """Tells that Kafka acknowledges nothing."""
+        self._tell(BrokerLost)
+
+    def broker_back(self, seconds: float) -> None:
+        """Tells that Kafka acknowledges again, after so many seconds."""
+        self._tell(BrokerBack, lost_s=round(seconds, 3))
+
+    def rejected(self, record: Record, origin: Origin, reason: str) -> bool:
+        """Tells of a record that Kafka will not take; False when that is no use."""
+        told = self._recorder.rejected(record, origin, reason)
+        if told is not None:
+            self._spool.append(told)
+        return told is not None
+
     def _tell(self, kind: type[Event], **fields: Any) -> None:
-        self._queue.append(self._recorder.event(kind, **fields))
+        self._spool.append(self._recorder.event(kind, **fields))
+
+
+def _spool(config: Config, recorder: Recorder) -> Spool:
+    """With a volatile directory where systemd gives one (RuntimeDirectory=, systemd.exec(5)): it spares flash."""
+    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    store = Store(
+        Path(config.spool.directory or Path(config.state_directory) / "spool"),
+        recorder.origin,
+        max_size=config.spool.max_size,
+        min_free=config.spool.min_free,
+        volatile=Path(runtime) / "spool" if runtime else None,
+    )
+    return Spool(store, recorder.gap, strict=config.spool.durability == "strict")
 
 
 def _keep_for_long() -> None:

@@ -12,13 +12,16 @@ from msgspec import UNSET, Meta, UnsetType
 
 from agent import __version__
 from agent.config.model import Config, Target
-from agent.delivery.queue import Gap, Record
 from agent.device.clock import Clock, ClockState, boot_id, boottime, stamp
 from agent.device.identity import LastSeq, Run
 from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Error, Http, Peer, Phases, Tls
 from agent.schedule import Measurement, Missed
+from agent.spool.record import Gap, Origin, Record
 from agent.verdict import Status
+
+SHOWN = 4 << 10  # bytes of a record that Kafka will not take
+TELLS_OF_LOSS = (b'{"event":"gap"', b'{"event":"record_rejected"')
 
 Stamp = Annotated[str, Meta(pattern=r"^\d{4,}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$", description="RFC 3339, UTC")]
 
@@ -108,7 +111,7 @@ class Started(Event, kw_only=True, tag="started"):
 
 
 class Stopping(Event, kw_only=True, tag="stopping"):
-    """A run ends in order: this is all there is of it, but for this event, and gaps that may still be told after it."""
+    """A run ends in order: this is all there is of it, but for this event. What it has not told, the next run tells."""
 
     last_seqs: tuple[LastSeq, ...]
 
@@ -152,10 +155,33 @@ class GapEvent(Event, kw_only=True, tag="gap"):
     last_at: Stamp
 
 
+class RecordRejected(Event, kw_only=True, tag="record_rejected"):
+    """A record that Kafka will not take. The agent keeps it in the spool's `rejected/`; `record` is its beginning."""
+
+    topic: str
+    run_id: str
+    worker: int
+    seq: int
+    bytes: int
+    record: str
+    reason: str
+
+
+class BrokerLost(Event, kw_only=True, tag="broker_lost"):
+    """Kafka acknowledges nothing since some seconds. Comes when it is back, before `broker_back`."""
+
+
+class BrokerBack(Event, kw_only=True, tag="broker_back"):
+    """Kafka acknowledges again; `lost_s`: seconds that it did not."""
+
+    lost_s: float
+
+
 class Heartbeat(Event, kw_only=True, tag="heartbeat"):
     """Sign of life each 15 s. Rates and lateness are over the time since the last one; None: nothing to tell it from.
 
-    `spool_*` is what waits for Kafka, in memory or on disk. `lateness_max_ms`: the latest start of a measurement.
+    What waits for Kafka: `spool_records` in memory, `spool_bytes` on disk, `spool_oldest_s` the age of the oldest (of
+    what an earlier run left, since this one began). `lateness_max_ms`: the latest start of a measurement.
     """
 
     targets: int
@@ -172,7 +198,17 @@ class Heartbeat(Event, kw_only=True, tag="heartbeat"):
     throttled: bool | None
 
 
-AnyEvent = Started | Stopping | ConfigApplied | ConfigRejected | GapEvent | Heartbeat
+AnyEvent = (
+    Started
+    | Stopping
+    | ConfigApplied
+    | ConfigRejected
+    | GapEvent
+    | RecordRejected
+    | BrokerLost
+    | BrokerBack
+    | Heartbeat
+)
 
 
 def result_schema() -> dict[str, Any]:
@@ -207,6 +243,11 @@ class Recorder:
         self._location = LocationTag(
             **{field: getattr(config.location, field) for field in LocationTag.__struct_fields__}
         )
+
+    @property
+    def origin(self) -> Origin:
+        """Whose numbers they are."""
+        return Origin(self._run.run, self._run.run_id, self._worker)
 
     def last_seqs(self) -> tuple[LastSeq, ...]:
         """The last sequence number given out for each topic."""
@@ -264,8 +305,25 @@ class Recorder:
         return self._numbered(Record(self._events_topic, tag.seq, event.id, now, self._encode(event)))
 
     def gap(self, gap: Gap) -> Record:
-        """The event that tells records which will never come, all of this run and worker."""
-        return self.event(GapEvent, run_id=self._run.run_id, worker=self._worker, **msgspec.structs.asdict(gap))
+        """The event that tells records which will never come, of this run or an earlier one."""
+        return self.event(GapEvent, **msgspec.structs.asdict(gap))
+
+    def rejected(self, record: Record, origin: Origin, reason: str) -> Record | None:
+        """The event that tells of a record which Kafka will not take; None of one that itself tells of a loss: what is
+        told of that may not be taken either, and so on for ever.
+        """
+        if record.value.startswith(TELLS_OF_LOSS):
+            return None
+        return self.event(
+            RecordRejected,
+            topic=record.topic,
+            run_id=origin.run_id,
+            worker=origin.worker,
+            seq=record.seq,
+            bytes=len(record.value),
+            record=record.value[:SHOWN].decode(errors="replace"),
+            reason=reason,
+        )
 
     def _result(self, target: Target, prober: Prober, scheduled: float, clock: ClockTag, **found: Any) -> Record:
         """`scheduled` is wall time, `clock` tells the boot clock at the start (or at `scheduled`, if none was made)."""

@@ -1,4 +1,4 @@
-"""What came of each tick, on its way to the queue: taken at once; judged, recorded and queued in batches.
+"""What came of each tick, on its way to the spool: taken at once; judged, recorded and appended in batches.
 
 When one probe ends others are under way, and whatever is done then is added to what they are found to take. So a
 result is only kept at that moment, with all that its judgement depends on. The work is done for many at once, which
@@ -8,10 +8,10 @@ is also cheaper: whenever the delivery asks, or when `BATCH` are kept.
 import logging
 from typing import Any, NamedTuple
 
-from agent.delivery.queue import MemoryQueue
 from agent.device.clock import Clock, ClockState, boottime
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
+from agent.spool.spool import Spool
 from agent.verdict import Evidence, judge
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class _Kept(NamedTuple):
 class Results:
     """Takes what came of each tick, and counts for the heartbeat."""
 
-    def __init__(self, recorder: Recorder, clock: Clock, queue: MemoryQueue) -> None:
-        self._recorder, self._clock, self._queue = recorder, clock, queue
+    def __init__(self, recorder: Recorder, clock: Clock, spool: Spool) -> None:
+        self._recorder, self._clock, self._spool = recorder, clock, spool
         self._kept: list[_Kept] = []
         self._evidence = Evidence()
         self._since = boottime()
@@ -47,14 +47,14 @@ class Results:
         self._keep(missed)
 
     def settle(self) -> None:
-        """Queues the records of all that was told so far, in the order in which it was."""
+        """Appends the records of all that was told so far, in the order in which it was."""
         kept, self._kept = self._kept, []
         for told, at, clock in kept:
             try:
                 if isinstance(told, Measurement):
                     self._settle(told, at, clock)
                 else:
-                    self._queue.append(self._recorder.missed(told, clock))
+                    self._spool.append(self._recorder.missed(told, clock))
                     self._missed += told.ticks
             except Exception:  # a bug; it costs one record, and neither the others nor the delivery that asked
                 log.exception("%s: its result could not be recorded", told.target.id)
@@ -80,7 +80,7 @@ class Results:
         target, result = measurement.target, measurement.result
         status, error = judge(target, result, self._evidence, at, clock_synchronized=clock.synchronized)
         self._evidence.note(target, result, at)
-        self._queue.append(self._recorder.measured(measurement, status, error, clock))
+        self._spool.append(self._recorder.measured(measurement, status, error, clock))
         self._checks += 1
         lateness = (measurement.started - measurement.scheduled) * 1000
         self._lateness_ms = max(lateness, self._lateness_ms or 0.0)

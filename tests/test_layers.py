@@ -25,25 +25,27 @@ ARROWS = {
         "agent.record",
         "agent.results",
         "agent.schedule",
+        "agent.spool",
     },
     "agent.once": {"agent.config", "agent.device", "agent.probers", "agent.record", "agent.schedule", "agent.verdict"},
     "agent.watch": {"agent.show"},
+    "agent.waiting": {"agent.show", "agent.spool"},
     "agent.show": set(),
     "agent.log": set(),
     "agent.results": {
-        "agent.delivery.queue",
         "agent.device.clock",
         "agent.record",
         "agent.schedule",
+        "agent.spool.spool",
         "agent.verdict",
     },
     "agent.record": {
         "agent.config.model",
-        "agent.delivery.queue",  # the plain `Record` and `Gap`
         "agent.device",
         "agent.probers.prober",
         "agent.probers.result",
         "agent.schedule",
+        "agent.spool.record",  # plain `Record`, `Gap` and `Origin`
         "agent.verdict",
     },
     "agent.schedule": {
@@ -62,7 +64,7 @@ ARROWS = {
         "agent.device.clock",
         "agent.timer",
     },
-    "agent.delivery": {"agent.config.model", "agent.device.clock"},
+    "agent.delivery": {"agent.config.model", "agent.device.clock", "agent.spool.record", "agent.spool.spool"},
     "agent.spool": {"agent.device.clock"},
     "agent.config": set(),
     "agent.device": set(),

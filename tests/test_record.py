@@ -7,12 +7,13 @@ import msgspec
 import pytest
 
 from agent.config.model import Agent, Config, Kafka, Location, Target
-from agent.delivery.queue import Gap
 from agent.device.clock import Clock, ClockState
 from agent.device.identity import LastSeq, Run
 from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
 from agent.record import (
     AppliedTarget,
+    BrokerBack,
+    BrokerLost,
     ConfigApplied,
     ConfigRejected,
     Heartbeat,
@@ -23,6 +24,7 @@ from agent.record import (
     result_schema,
 )
 from agent.schedule import Measurement, Missed
+from agent.spool.record import Gap, Origin, Record
 
 RESULT = jsonschema.Draft202012Validator(result_schema())
 EVENT = jsonschema.Draft202012Validator(event_schema())
@@ -203,6 +205,8 @@ def test_numbers_have_no_holes():
             ConfigApplied,
             {"digest": "d", "part": 1, "parts": 1, "targets": (AppliedTarget("a", "u", "http", 1.0, {}),)},
         ),
+        (BrokerLost, {}),
+        (BrokerBack, {"lost_s": 12.5}),
         (ConfigRejected, {"problems": ("config.yaml:1:1: x",)}),
         (
             Heartbeat,
@@ -234,15 +238,48 @@ def test_events(kind, fields):
 def test_a_gap():
     """The gap event names topic, run, worker, the first and the last that is missing, and why."""
     gap = Gap(
-        "uptime.results", 100, 199, 100, "queue_full", "2025-11-24T16:00:00.000000Z", "2025-11-24T16:01:00.000000Z"
+        "uptime.results",
+        "0123456789abcdef",
+        2,
+        100,
+        199,
+        100,
+        "spool_full",
+        "2025-11-24T16:00:00.000000Z",
+        "2025-11-24T16:01:00.000000Z",
     )
     value = told(a_recorder().gap(gap))
-    assert {key: value[key] for key in ("event", "run_id", "worker", *gap.__struct_fields__)} == {
+    assert {key: value[key] for key in ("event", *gap.__struct_fields__)} == {
         "event": "gap",
-        "run_id": "5f0c2a9177d04e1b",
-        "worker": 0,
         **msgspec.structs.asdict(gap),
     }
+
+
+def test_a_rejected_record():
+    """It is named by its own run and number, and shown as far as 4 KiB of it."""
+    record = Record("uptime.results", 9, "id", "2025-11-24T16:00:00.000000Z", b"\xff{" + b"x" * 5000)
+    value = told(a_recorder().rejected(record, Origin(3, "0123456789abcdef", 2), "record_too_large"))
+    assert {key: value[key] for key in ("event", "topic", "run_id", "worker", "seq", "bytes", "reason")} == {
+        "event": "record_rejected",
+        "topic": "uptime.results",
+        "run_id": "0123456789abcdef",
+        "worker": 2,
+        "seq": 9,
+        "bytes": 5002,
+        "reason": "record_too_large",
+    }
+    assert value["record"] == "\ufffd{" + "x" * 4094
+
+
+def test_of_what_tells_a_loss_no_rejection_is_told():
+    """Where Kafka takes not even that, there would be no end of it: a gap tells, again and again but slowly."""
+    recorder, origin = a_recorder(), Origin(17, "5f0c2a9177d04e1b", 0)
+    gap = Gap("uptime.results", "0123456789abcdef", 2, 1, 1, 1, "spool_full", "2025-11-24T16:00:00.000000Z", "")
+    of_gap = recorder.gap(gap)
+    of_record = recorder.rejected(Record("uptime.results", 9, "id", "", b"{}"), origin, "record_invalid")
+    assert recorder.rejected(of_gap, origin, "record_too_large") is None
+    assert recorder.rejected(of_record, origin, "record_too_large") is None
+    assert recorder.last_seqs() == (LastSeq(0, "uptime.events", 2),)
 
 
 def test_the_schema_refuses_what_is_wrong():

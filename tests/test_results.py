@@ -6,13 +6,13 @@ import pytest
 
 from agent import results
 from agent.config.model import Agent, Config, Kafka, Location, Target
-from agent.delivery.queue import MemoryQueue
 from agent.device.clock import Clock, ClockState
 from agent.device.identity import Run
 from agent.probers.result import Error, Peer, Phases, Result
 from agent.record import Recorder
 from agent.results import BATCH, Results
 from agent.schedule import Measurement, Missed
+from tests.delivery.in_memory import a_spool
 
 SILENT = Result(3000.0, Phases(connect=3000.0), Error("connect", "connect_timeout", "path", "no answer"))
 ANSWERED = Result(1.0, Phases(), peer=Peer("9.9.9.9", 80, "ipv4"))
@@ -24,7 +24,7 @@ class AProber:
 
 
 class Bench:
-    """Results with a queue behind them, and a boot clock and a state of the wall clock that the test sets."""
+    """Results with a spool behind them, and a boot clock and a state of the wall clock that the test sets."""
 
     def __init__(self, monkeypatch):
         self.now = 1000.0
@@ -34,8 +34,8 @@ class Bench:
         self.synchronized = True
         config = Config(Agent("a"), Location("l"), "/nowhere", Kafka(("broker:9092",)), digest="d")
         self.recorder = Recorder(config, Run(1, "0" * 16), self.clock)
-        self.queue = MemoryQueue(self.recorder.gap)
-        self.results = Results(self.recorder, self.clock, self.queue)
+        self.spool = a_spool(self.recorder.gap)
+        self.results = Results(self.recorder, self.clock, self.spool)
 
     def measured(self, target_id, result=ANSWERED):
         target = Target(target_id, f"http://{target_id}/", f"http://{target_id}/", 10.0, 3.0)
@@ -46,7 +46,8 @@ class Bench:
         self.results.missed(Missed(target, AProber(), self.now, 1764000000.0, ticks, "busy"))
 
     def records(self):
-        return [json.loads(record.value) for record in self.queue.take(TOPIC, 10_000)]
+        self.spool.turn()
+        return [json.loads(record.value) for record in self.spool.take(TOPIC, 10_000)]
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_nothing_is_done_at_the_end_of_a_probe(bench):
         bench.measured(target_id)
     bench.missed("c")
     bench.measured("d")
-    assert len(bench.queue) == 0
+    assert len(bench.spool) == 0
     bench.results.settle()
     records = bench.records()
     assert [record["target"]["id"] for record in records] == ["a", "b", "c", "d"]
@@ -73,7 +74,7 @@ def test_what_waits_is_bounded(bench):
     """A full batch is recorded at once, whatever the delivery does."""
     for number in range(3 * BATCH + 1):
         bench.measured(f"t{number}")
-    assert len(bench.queue) == 3 * BATCH
+    assert len(bench.spool) == 3 * BATCH
 
 
 @pytest.mark.parametrize(("later", "status"), [(20.0, "down"), (40.0, "unknown")])

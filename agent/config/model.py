@@ -105,7 +105,7 @@ class Kafka(msgspec.Struct, frozen=True):
 
 
 class Spool(msgspec.Struct, frozen=True):
-    """The queue on disk. Accepted and checked; has no effect yet."""
+    """The queue on disk. A change takes effect with a restart."""
 
     directory: Annotated[str, Meta(description="Default: spool/ in the state directory.")] | None = None
     durability: Literal["adaptive", "strict"] = "adaptive"

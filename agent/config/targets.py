@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from agent.config.document import Entry, Place, entries
 from agent.config.forms import written
-from agent.config.masking import MASK, mask_url
+from agent.config.masking import MASK, mask_malformed, mask_url
 from agent.config.model import BasicAuth, Secret, Target
 from agent.config.pem import check_authorities, check_pair
 from agent.config.problems import Mark, Rejected, quoted
@@ -97,7 +97,9 @@ class Targets:
             self._reader.reject(place, f"has a url of more than {LONGEST_ID} characters; write an id for it")
         if (first := self._first.get(target_id)) is not None:
             mend = "write another id" if "id" in own else "write an id for one of them"
-            told = f"has the id {quoted(target_id)}, as the one at {first.file}:{first.line} has; {mend}"
+            # A password that holds an @ and a slash reads as a host and a path.
+            shown = mask_malformed(target_id) if "@" in target_id and "id" not in own else target_id
+            told = f"has the id {quoted(shown)}, as the one at {first.file}:{first.line} has; {mend}"
             self._reader.problems.note(mark, place.key, told)
         else:
             self._first[target_id] = mark

@@ -1,7 +1,7 @@
 """Kafka, and the only file that knows it: the sink, the reader of `watch`, and a broker for trying things out.
 
 The producer is called on the loop: `produce` and `poll(0)` do not block. librdkafka never gives a record up by
-itself (`message.timeout.ms` 0); the queue owns retrying.
+itself (`message.timeout.ms` 0); the spool owns retrying.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from confluent_kafka import (
 
 from agent.config.model import Kafka
 from agent.delivery.forwarder import Fate, Report
-from agent.delivery.queue import Record
 from agent.delivery.sparing import SparingLog
 from agent.device.clock import Clock, boottime
+from agent.spool.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "socket.timeout.ms": 10_000,
     "socket.connection.setup.timeout.ms": 10_000,
     "socket.keepalive.enable": True,
+    "topic.metadata.refresh.interval.ms": 10_000,  # a topic that was gone is asked for again only then
     "topic.metadata.propagation.max.ms": 3_000,  # how long an unknown topic is waited for before it is told
 }
 REMAKE = 5.0  # seconds between two producers
@@ -145,6 +146,13 @@ class KafkaSink:
         self._blocks = [block for block in self._blocks if block.left]
         return reports
 
+    def withdraw(self) -> None:
+        """Takes back what waits in librdkafka. What is in flight stays: it may have arrived, and Kafka's answer to it
+        is the first sign that it is back.
+        """
+        if self._producer is not None:
+            self._producer.purge(in_queue=True, in_flight=False, blocking=False)
+
     def close(self) -> None:
         """Drops what is on its way; librdkafka's threads end in the background, where one may still wait for a name."""
         self._blocks.clear()
@@ -179,6 +187,8 @@ class KafkaSink:
 
     def _fate(self, error: KafkaError) -> tuple[Fate, str]:
         code = error.code()
+        if code == KafkaError._PURGE_QUEUE:
+            return "unsent", ""
         if (why := _TOPIC_REFUSED.get(code)) is not None:
             return "topic_refused", why
         if (why := _RECORD_REFUSED.get(code)) is not None:

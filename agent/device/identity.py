@@ -5,6 +5,7 @@ directory was wiped or restored from an old backup.
 """
 
 import errno
+import fcntl
 import logging
 import os
 import secrets
@@ -34,6 +35,31 @@ class Run(msgspec.Struct, frozen=True):
     run: Annotated[int, Meta(ge=0, le=1 << 53)]
     run_id: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
     last_seqs: tuple[LastSeq, ...] = ()
+
+
+class StateInUse(Exception):
+    """Another agent runs on this state directory."""
+
+
+def lock_state(state_directory: Path) -> None:
+    """Keeps other agents off this directory until the process ends. Raises `StateInUse` when one is there.
+
+    A directory that cannot be opened is not locked: `keep_run` says what is wrong with it.
+    """
+    try:
+        state_directory.mkdir(parents=True, exist_ok=True)
+        directory = os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and never closed: the lock ends with the process
+    except OSError as error:
+        os.close(directory)
+        if error.errno == errno.EWOULDBLOCK:
+            raise StateInUse(
+                f"{state_directory} is used by another uptime-agent; stop that one, or give this one a state_directory "
+                "of its own"
+            ) from None
 
 
 def begin_run(state_directory: Path) -> tuple[Run, Run | None]:

@@ -1,4 +1,4 @@
-"""A queue, a forwarder and a Kafka sink at work, as in the agent, with records that are told apart by their number."""
+"""A spool, a forwarder and a Kafka sink at work, as in the agent, with records that are told apart by their number."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,9 @@ import pytest
 from agent.config.model import Kafka
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import KafkaSink
-from agent.delivery.queue import Gap, MemoryQueue, Record
 from agent.device.clock import Clock
+from agent.spool.record import Gap, Origin, Record
+from tests.delivery.in_memory import a_spool
 from tests.kafka import Arrived
 
 RESULTS, EVENTS = "uptime.results", "uptime.events"
@@ -30,10 +31,11 @@ class Line:
         self._numbers: dict[str, int] = {}
         self.sent: dict[str, bytes] = {}  # id: value
         self.told: list[Gap] = []
-        self.queue = MemoryQueue(self._tell)
+        self.lost = self.back = 0  # how often Kafka was
+        self.spool = a_spool(self._tell)
         # A second's wait before the first connection is good for a fleet, not for tests.
         self.kafka = Kafka((address,), properties={"reconnect.backoff.ms": "50"} | properties)
-        self.forwarder = Forwarder(self.queue, self.sink(), TICK)
+        self.forwarder = Forwarder(self.spool, self.sink(), TICK, self)
         self._task = asyncio.create_task(self.forwarder.run())
 
     def sink(self) -> KafkaSink:
@@ -44,8 +46,20 @@ class Line:
         """Appends records, of results if not said otherwise, with values of about this size; their ids."""
         records = [self._record(topic or self.results, "x" * size) for _ in range(count)]
         for record in records:
-            self.queue.append(record)
+            self.spool.append(record)
         return [record.id for record in records]
+
+    def broker_lost(self) -> None:
+        """As the daemon is told."""
+        self.lost += 1
+
+    def broker_back(self, seconds: float) -> None:
+        """As the daemon is told."""
+        self.back += 1
+
+    def rejected(self, record: Record, origin: Origin, reason: str) -> bool:
+        """Leaves it to a gap to tell."""
+        return False
 
     def _tell(self, gap: Gap) -> Record:
         self.told.append(gap)
@@ -59,12 +73,12 @@ class Line:
         return Record(topic, seq, record_id, "2026-11-23T16:33:11.000000Z", value)
 
     async def drained(self) -> None:
-        """Waits until everything was acknowledged."""
+        """Waits until everything was acknowledged, and all gaps were told."""
         limit = time.monotonic() + LONG
-        while len(self.queue):
+        while len(self.spool) or self.spool._gaps.rows():
             if self._task.done():
                 self._task.result()
-            assert time.monotonic() < limit, f"{self.queue.waiting()} after {LONG} s"
+            assert time.monotonic() < limit, f"{self.spool.waiting()} after {LONG} s"
             await asyncio.sleep(0.01)
 
     async def end(self) -> None:

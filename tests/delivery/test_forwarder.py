@@ -10,15 +10,18 @@ import pytest
 
 from agent.delivery import forwarder as module
 from agent.delivery import sparing
-from agent.delivery.forwarder import BATCH, HOLD, LOST_AFTER, WINDOW, Forwarder, Report
-from agent.delivery.queue import MemoryQueue, Record
+from agent.delivery.forwarder import BATCH, HOLD, LOST_AFTER, QUICK, SPREAD, WINDOW, Forwarder, Report
 from agent.delivery.sparing import SAY_AGAIN, SparingLog
+from agent.spool.record import Origin, Record
+from tests.delivery.in_memory import ORIGIN, a_spool
+from tests.spool.torn_disk import TornDisk
 
 RESULTS, EVENTS = "results", "events"
+EARLIER = Origin(0, "0123456789abcdef", 0)
 
 
-def a_record(topic, seq):
-    return Record(topic, seq, f"{topic}/{seq}", "2026-11-23T16:33:11.000000Z", b"x" * 100)
+def a_record(topic, seq, origin=ORIGIN):
+    return Record(topic, seq, f"{origin.run_id}/{topic}/{seq}", "2026-11-23T16:33:11.000000Z", b"x" * 100)
 
 
 def numbers(records):
@@ -30,23 +33,31 @@ def all_arrive(records):
 
 
 class Answering:
-    """A sink that reports of each batch, at the next poll, what `answer` makes of it."""
+    """A sink that reports of each batch, at the next poll, what `answer` makes of it. Withdrawn is what it keeps."""
 
     def __init__(self, answer):
         self.answer = answer
         self.sent = []  # batches
         self.reports = []
         self.closed = False
+        self.silent = []  # batches of which nothing is reported
 
     def send(self, records):
         assert not self.closed
         assert len({record.topic for record in records}) == 1
         self.sent.append(numbers(records))
-        self.reports += self.answer(records)
+        reports = self.answer(records)
+        self.reports += reports
+        if not reports:
+            self.silent.append(records)
 
     def poll(self):
         reports, self.reports = self.reports, []
         return reports
+
+    def withdraw(self):
+        self.reports += [Report(records, "unsent") for records in self.silent]
+        self.silent = []
 
     def close(self):
         self.closed = True
@@ -54,24 +65,39 @@ class Answering:
 
 
 class Line:
-    """A queue, a forwarder and an answering sink; turned by hand, a turn being what happens at a tick."""
+    """A spool, a forwarder and an answering sink; turned by hand, a turn being what happens at a tick."""
 
-    def __init__(self, answer=all_arrive):
-        self.told = []
-        self.queue = MemoryQueue(self._tell)
+    def __init__(self, answer=all_arrive, disk=None, origin=ORIGIN, fill=lambda: None):
+        self.gaps = []
+        self.news = []
+        self.refused = []  # (seq, reason)
+        self.origin = origin
+        self.spool = a_spool(self._tell, disk, origin)
         self.sink = Answering(answer)
-        self.forwarder = Forwarder(self.queue, self.sink, 0.25)
+        self.forwarder = Forwarder(self.spool, self.sink, 0.25, self, fill)
 
     def _tell(self, gap):
-        self.told.append(gap)
-        return a_record(EVENTS, 1_000 + len(self.told))
+        self.gaps.append(gap)
+        return a_record(EVENTS, 1_000 + len(self.gaps))
+
+    def broker_lost(self):
+        self.news.append("lost")
+
+    def broker_back(self, seconds):
+        self.news.append(f"back after {seconds:.0f} s")
+
+    def rejected(self, record, origin, reason):
+        self.refused.append((record.seq, reason))
+        return True
 
     def append(self, topic, *seqs):
         for seq in seqs:
-            self.queue.append(a_record(topic, seq))
+            self.spool.append(a_record(topic, seq, self.origin))
 
     def turn(self, times=1):
         for _ in range(times):
+            self.forwarder._begin_tick()
+            self.spool.turn()  # the disk is quick: what is new is written when the forwarder looks
             more = self.forwarder._turn()
         return more
 
@@ -81,10 +107,10 @@ class Line:
     def drain(self):
         """Turns until nothing waits; how often."""
         for turn in range(1_000):
-            if len(self.queue) == 0:
+            if len(self.spool) == 0:
                 return turn
             self.turn()
-        return pytest.fail(f"{len(self.queue)} records still wait")
+        return pytest.fail(f"{len(self.spool)} records still wait")
 
 
 @pytest.fixture
@@ -111,7 +137,7 @@ def test_a_tick_is_one_batch():
     assert not line.turn()
     assert line.sink.sent == [[1, 2, 3], [1]]
     line.turn()
-    assert len(line.queue) == 0
+    assert len(line.spool) == 0
     assert len(line.sink.sent) == 2
 
 
@@ -135,12 +161,12 @@ def test_what_was_not_taken_goes_again(caplog):
     line.drain()
     assert line.sink.sent[0] == [1, 2]
     assert line.sink.sent[-1] == [1, 2, 3]
-    assert caplog.text.count("topic results: NO_LUCK; it is tried again, 2 records wait in all") == 1
+    assert caplog.text.count("topic results: NO_LUCK; it is tried again, 2 records wait in memory") == 1
 
 
 @pytest.mark.parametrize("bad", [[1], [200], [400], [7, 8], [1, 150, 400]])
 def test_one_bad_record_does_not_take_its_neighbours(bad, caplog):
-    """Kafka refuses the whole batch for it: all others arrive, in order, and it alone is told as a gap."""
+    """Kafka refuses the whole batch for it: all others arrive, in order, and it alone is told of."""
     came = []
 
     def answer(records):
@@ -153,9 +179,7 @@ def test_one_bad_record_does_not_take_its_neighbours(bad, caplog):
     line.append(RESULTS, *range(1, 401))
     turns = line.drain()
     assert came == [seq for seq in range(1, 401) if seq not in bad]
-    assert sum(gap.count for gap in line.told) == len(bad)
-    assert {gap.reason for gap in line.told} == {"record_too_large"}
-    assert {seq for gap in line.told for seq in range(gap.first_seq, gap.last_seq + 1)} == set(bad)
+    assert line.refused == [(seq, "record_too_large") for seq in bad]
     assert turns < 30 * len(bad)
     assert caplog.text.count("Kafka does not take it and never will: record_too_large") == 1
 
@@ -172,7 +196,7 @@ def test_how_a_bad_record_is_found():
     line.append(EVENTS, 7)
     line.drain()
     together, results = [[1, 2, 3, 4, 5, 6, 7], [7]], [[1, 2, 3, 4], [5, 6, 7], [5], [6, 7], [6], [7]]
-    assert line.sink.sent == [*together, *results, [7], [1_001, 1_002]]
+    assert line.sink.sent == [*together, *results, [7]]
 
 
 def test_a_batch_that_is_too_large_as_a_whole_goes_in_parts():
@@ -187,7 +211,7 @@ def test_a_batch_that_is_too_large_as_a_whole_goes_in_parts():
     line = Line(answer)
     line.append(RESULTS, *range(1, 401))
     assert line.drain() < 40
-    assert line.told == []
+    assert line.refused == []
 
 
 def test_suspects_share_no_batch():
@@ -220,7 +244,7 @@ def test_suspects_that_are_not_taken_stay_in_front():
     line.drain()
     assert line.sink.sent[:4] == [[1, 2, 3, 4], [1, 2], [1], [1, 2]]
     assert line.sink.sent[4:] == [[1, 2, 3, 4], [5]]
-    assert line.told == []
+    assert line.refused == []
 
 
 def test_a_topic_may_be_refused_on_trial(clock):
@@ -260,7 +284,7 @@ def test_a_refused_topic_does_not_stop_the_other(clock, caplog):
         line.turn(9)
     assert line.sink.sent[2:] == [[1], [1], [1]]
     assert caplog.messages == [
-        "topic results: does not exist; it is tried again, 3 records wait in all (room for 50000)"
+        "topic results: does not exist; it is tried again, 3 records wait in memory, the rest on disk"
     ]
     refused.clear()
     clock.now += HOLD
@@ -279,19 +303,130 @@ def test_silence_is_said_and_its_end(clock, caplog):
     line.turn()
     clock.now += LOST_AFTER
     line.turn()
-    assert caplog.messages == []
+    assert (caplog.messages, line.news) == ([], [])
     clock.now += 0.1
     line.turn(3)
-    lost = "Kafka acknowledges nothing; measuring goes on, 1 records wait in memory (room for 50000)"
-    assert caplog.messages == [lost]
+    lost = "Kafka acknowledges nothing; measuring goes on, and what it yields waits on disk"
+    assert (caplog.messages, line.news) == ([lost], ["lost"])
     line.forwarder.replace(Answering(lambda records: []), 0.25)
     line.turn(3)
     clock.now += LOST_AFTER + 0.1
     line.turn(3)
-    assert caplog.messages == [lost]
+    assert (caplog.messages, line.news) == ([lost], ["lost"])
     line.forwarder.replace(Answering(all_arrive), 0.25)
     line.turn(2)
-    assert caplog.messages == [lost, "Kafka acknowledges again; 0 records wait"]
+    assert caplog.messages == [lost, "Kafka acknowledges again, after 10 s; what waits goes to it"]
+    assert line.news == ["lost", "back after 10 s"]
+
+
+@pytest.mark.parametrize("fate", ["again", "unsent"])
+def test_what_a_sink_says_of_itself_is_no_sign_of_kafka(clock, fate):
+    """A producer that fails again and again without ever reaching a broker does not pass for Kafka."""
+    line = Line(lambda records: [Report(records, fate, "the producer is dead")])
+    line.append(RESULTS, 1)
+    for _ in range(30):
+        clock.now += 0.25
+        line.turn()
+    assert line.news == ["lost"]
+
+
+def test_while_kafka_is_lost_one_record_looks_for_it(clock):
+    """What was surely not sent is taken back, one record stays with the sink, and with its arrival all go, in order."""
+    line = Line(lambda records: [])
+    line.append(RESULTS, 1, 2)
+    line.append(EVENTS, 1)
+    line.turn()
+    clock.now += LOST_AFTER + 0.1
+    line.append(RESULTS, 3)
+    line.turn(5)
+    assert line.sink.sent == [[1, 2], [1], [1]]
+    assert line.spool.broker_lost  # so that the disk keeps all from now on
+    line.sink.answer = all_arrive
+    line.sink.reports += all_arrive(line.sink.silent.pop())
+    line.drain()
+    assert line.sink.sent[3:] == [[2, 3], [1]]
+    assert not line.spool.broker_lost
+
+
+def an_earlier_run(count):
+    """A disk on which a run left records 1 to `count`."""
+    disk = TornDisk()
+    line = Line(lambda records: [], disk, EARLIER)
+    line.append(RESULTS, *range(1, count + 1))
+    line.turn()
+    disk.kill()
+    return disk
+
+
+def test_live_records_go_before_the_backlog(clock):
+    """What an earlier run left waits until Kafka acknowledges, then at most ten seconds more, and goes behind."""
+    line = Line(disk=an_earlier_run(3))
+    line.turn(3)
+    clock.now += 100
+    line.turn(3)
+    assert line.sink.sent == []
+    line.append(RESULTS, 10)
+    line.turn(2)
+    clock.now += SPREAD
+    line.append(RESULTS, 11)
+    line.turn(2)
+    assert line.sink.sent == [[10], [11], [1, 2, 3]]
+    line.drain()
+    line.turn()
+    assert line.spool.waiting().bytes == 0
+
+
+def test_the_backlog_goes_as_fast_as_kafka_takes_it(clock):
+    """It begins with a hundred records; each quick answer lets more go at once, and a slow one half as many."""
+    line = Line(disk=an_earlier_run(3_000))
+    line.append(RESULTS, 10_001)
+    line.turn(2)
+    clock.now += SPREAD
+    line.turn(4)
+    sizes = [len(batch) for batch in line.sink.sent[1:]]
+    assert sizes[:4] == [100, 200, 300, 400]
+    line.sink.answer = lambda records: []
+    line.turn()
+    clock.now += QUICK + 0.1
+    line.sink.reports += all_arrive(line.sink.silent.pop())
+    line.turn()
+    assert [len(batch) for batch in line.sink.sent[5:]] == [500, 250]
+    line.sink.answer = all_arrive
+    line.sink.reports += all_arrive(line.sink.silent.pop())
+    line.drain()
+    assert sorted(line.went()) == [*range(1, 3_001), 10_001]
+
+
+def test_records_of_two_runs_with_one_number_are_two(clock):
+    """When Kafka refuses both, each is tried for itself, and both arrive."""
+    line = Line(disk=an_earlier_run(1))
+    line.append(RESULTS, 2)
+    line.turn(2)
+    clock.now += SPREAD
+    line.sink.answer = lambda records: [Report(records, "record_refused", "record_too_large")]
+    line.append(RESULTS, 1, 3)
+    line.turn()
+    assert line.sink.sent[1:] == [[1, 3], [1]]
+    arrived = []
+
+    def answer(records):
+        arrived.extend(record.id for record in records)
+        return all_arrive(records)
+
+    line.sink.answer = answer
+    line.drain()
+    assert sorted(arrived) == sorted(a_record(RESULTS, *of).id for of in ((1,), (3,), (1, EARLIER)))
+
+
+def test_what_tells_of_a_loss_and_is_refused_is_for_a_gap(clock):
+    """A record that Kafka will never take is named once: by who tells the news, or else by a gap."""
+    line = Line(lambda records: [Report(records, "record_refused", "record_too_large")])
+    line.rejected = lambda record, origin, reason: False
+    line.append(RESULTS, 7)
+    line.turn(3)
+    line.sink.answer = all_arrive
+    line.turn(3)
+    assert [(gap.first_seq, gap.last_seq, gap.reason) for gap in line.gaps] == [(7, 7, "record_too_large")]
 
 
 def test_another_sink_gets_what_the_old_one_did_not_report():
@@ -348,7 +483,7 @@ async def test_it_runs_by_the_tick():
         for seq in (1, 2):
             line.append(RESULTS, seq)
             async with asyncio.timeout(10):
-                while len(line.queue):
+                while len(line.spool):
                     await asyncio.sleep(0.01)
     finally:
         running.cancel()
@@ -370,8 +505,7 @@ def test_trouble_is_said_sparingly(clock, caplog):
 
 def test_what_is_in_the_making_goes_in_the_same_turn():
     """Whoever fills the queue is asked first, in each turn and at a stop: nothing waits a tick for its record."""
-    line, numbers_made = Line(), iter(range(1, 10))
-    forwarder = Forwarder(line.queue, line.sink, 0.25, lambda: line.append(RESULTS, next(numbers_made)))
-    for _ in range(3):
-        forwarder._turn()
+    numbers_made = iter(range(1, 10))
+    line = Line(fill=lambda: line.append(RESULTS, next(numbers_made)))
+    line.turn(3)
     assert line.sink.sent == [[1], [2], [3]]

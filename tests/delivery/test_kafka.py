@@ -61,7 +61,7 @@ async def test_a_topic_that_is_made_later(kafka, run, impatient, caplog):
         expected = line.append(1_000)
         await said(caplog, f"topic {missing}: does not exist; create it, or correct kafka.topic and kafka.events_topic")
         event = line.append(1, EVENTS)
-        while len(line.queue) > 1_000:
+        while len(line.spool) > 1_000:
             await asyncio.sleep(0.01)
         assert ids(of_run(await asyncio.to_thread(kafka.consume, EVENTS), run)) == event
         expected += line.append(1_000)

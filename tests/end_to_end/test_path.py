@@ -223,7 +223,23 @@ def test_a_broker_that_does_not_resolve(tmp_path):
             begun = time.monotonic()
             assert running.end() == 0
             assert time.monotonic() - begun < 10
-            assert "did not reach Kafka and are lost" in running.log
+            assert "did not reach Kafka and wait on disk for the next start" in running.log
+
+
+def test_a_second_agent(device):
+    """Two agents on one state directory, or on one spool: the second says so and ends with status 1."""
+    device.write("  []")
+    state, text = device.folder / "state", device.config.read_text()
+    own_state = device.folder / "own-state.yaml"
+    own_state.write_text(text.replace(f"{state}", f"{state}-2") + f"spool: {{directory: {state / 'spool'}}}\n")
+    with agent(device.config) as first:
+        first.says("configuration .* applied")
+        for config, what in ((device.config, state), (own_state, state / "spool")):
+            second = command("run", "--config", str(config))
+            assert second.returncode == 1
+            assert f"{what}" in second.stderr
+            assert "another uptime-agent" in second.stderr
+        assert first.end() == 0
 
 
 def test_a_topic_that_is_not_there(device, kafka):
