@@ -34,6 +34,7 @@ TOOL = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # starts sooner
 UP = "Kafka Server started"  # in a node's log
 UP_SECONDS = 90.0
 STOP_SECONDS = 15.0  # for an orderly end; then SIGKILL
+JAAS = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 PORTS = range(20_000, 32_000)  # below those that outgoing connections get, so that a restarted node finds its own free
 LOG_LINES = 20  # shown of a log when something failed
 
@@ -47,28 +48,31 @@ class Stopped(Exception):
 
 
 class Node:
-    """One broker that is a controller too. `address` is where clients reach it."""
+    """One broker that is a controller too. `address` is where clients reach it, `secure` where with TLS and SCRAM."""
 
-    def __init__(self, number: int, port: int, controller_port: int, data: Path) -> None:
-        self.number, self.address = number, f"127.0.0.1:{port}"
-        self.controller = f"127.0.0.1:{controller_port}"
+    def __init__(self, number: int, ports: list[int], data: Path) -> None:
+        self.number = number
+        self.address, self.controller, self.secure = (f"127.0.0.1:{port}" for port in ports)
         self.log = data / f"node-{number}.log"
         self.data = data / f"node-{number}"
         self.properties = data / f"node-{number}.properties"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, nodes: "list[Node]") -> None:
-        """Writes its server.properties."""
+    def configure(self, nodes: "list[Node]", certificate: Path | None) -> None:
+        """Writes its server.properties; with `certificate` it serves `secure` too."""
+        secure = f",SASL_SSL://{self.secure}" if certificate else ""
         copies = min(len(nodes), 3)
         in_sync = max(copies - 1, 1)
         self.properties.write_text(f"""\
 process.roles=broker,controller
 node.id={self.number}
 controller.quorum.voters={",".join(f"{node.number}@{node.controller}" for node in nodes)}
-listeners=PLAINTEXT://{self.address},CONTROLLER://{self.controller}
-advertised.listeners=PLAINTEXT://{self.address}
+listeners=PLAINTEXT://{self.address},CONTROLLER://{self.controller}{secure}
+advertised.listeners=PLAINTEXT://{self.address}{secure}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL
+sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config={JAAS}
 log.dirs={self.data}
 auto.create.topics.enable=false
 default.replication.factor={copies}
@@ -83,6 +87,7 @@ group.initial.rebalance.delay.ms=0
 # A node that was killed may come back only when its session before has ended.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+{f"ssl.keystore.type=PEM{os.linesep}ssl.keystore.location={certificate}" if certificate else ""}
 """)
 
     def is_up(self) -> bool:
@@ -106,6 +111,8 @@ def main() -> int:
             for node in nodes:
                 assert node.process is not None
                 print(f"node {node.number}: {node.address}, pid {node.process.pid}")
+            if arguments.tls:
+                print(f"with TLS and SCRAM-SHA-512: {','.join(node.secure for node in nodes)}")
             print(f"bootstrap servers: {','.join(node.address for node in nodes)}", flush=True)
             say("Ctrl-C ends it; now, in another terminal: uptime-agent run --config FILE")
             watch(nodes)
@@ -128,7 +135,16 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--nodes", type=int, default=1, choices=(1, 3), help="how many (default: 1)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="keep the data here, and go on with what is here")
+    parser.add_argument(
+        "--tls",
+        type=Path,
+        metavar="FILE",
+        help="also serve TLS with SCRAM-SHA-512, by this private key (PKCS #8) and certificate chain in PEM",
+    )
+    parser.add_argument("--user", metavar="NAME:PASSWORD", help="of SCRAM-SHA-512; made with new data, and kept in it")
     arguments = parser.parse_args()
+    if arguments.user and ":" not in arguments.user:
+        parser.error(f"argument --user: {arguments.user} is not NAME:PASSWORD")
     if not 0 <= arguments.port <= 65_536 - arguments.nodes:
         parser.error(f"argument --port: {arguments.port} is no port")
     return arguments
@@ -233,11 +249,11 @@ def running(java: str, libraries: Path, data: Path, arguments: argparse.Namespac
     if before not in (0, count):
         raise KafkaError(f"{data} holds a cluster of {before}: start it with --nodes {before}")
     ports = free_ports(arguments.port, count)
-    nodes = [Node(number, ports[number - 1], ports[count + number - 1], data) for number in range(1, count + 1)]
+    nodes = [Node(number, ports[number - 1 :: count], data) for number in range(1, count + 1)]
     base = [java, "-cp", f"{libraries}/*", f"-Dlog4j2.configurationFile={PARTS / 'log4j2.properties'}"]
     for node in nodes:
-        node.configure(nodes)
-    format_new(base, nodes)
+        node.configure(nodes, arguments.tls and arguments.tls.resolve())
+    format_new(base, nodes, arguments.user)
     say(f"starting {count} node{'s' * (count > 1)}")
     try:
         for node in nodes:
@@ -251,8 +267,8 @@ def running(java: str, libraries: Path, data: Path, arguments: argparse.Namespac
         end([node.process for node in nodes if node.process is not None])
 
 
-def format_new(base: list[str], nodes: list[Node]) -> None:
-    """Makes those nodes' data directories that are not there. Raises `KafkaError`."""
+def format_new(base: list[str], nodes: list[Node], user: str | None) -> None:
+    """Makes those nodes' data directories that are not there, and `user` in them. Raises `KafkaError`."""
     cluster = base64.urlsafe_b64encode(b"\1" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
     new = []
     for node in nodes:
@@ -263,8 +279,12 @@ def format_new(base: list[str], nodes: list[Node]) -> None:
             new.append(node)
     if new:
         say("formatting")
+    scram = []
+    if user:
+        name, _, password = user.partition(":")
+        scram = ["--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]"]
     for node in new:
-        run([*base, *TOOL, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(node.properties)])
+        run([*base, *TOOL, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(node.properties), *scram])
 
 
 def wait_until_up(nodes: list[Node]) -> None:
@@ -305,14 +325,17 @@ def watch(nodes: list[Node]) -> NoReturn:
 
 
 def free_ports(first: int, nodes: int) -> list[int]:
-    """The nodes' ports, from `first` on or, if that is 0, free ones; then the controllers'. Raises `KafkaError`."""
+    """The nodes' ports, from `first` on or, if that is 0, free ones; then the controllers', and those with TLS.
+
+    Raises `KafkaError`.
+    """
     ports: list[int] = []
     if first:
         ports = list(range(first, first + nodes))
         for port in ports:
             if not is_free(port):
                 raise KafkaError(f"port {port} is taken: stop what listens there, or choose another with --port")
-    while len(ports) < 2 * nodes:
+    while len(ports) < 3 * nodes:
         port = random.choice(PORTS)
         if port not in ports and is_free(port):
             ports.append(port)

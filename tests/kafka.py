@@ -1,5 +1,6 @@
 """A real Apache Kafka in tests, started by ./scripts/kafka, and a consumer to see what arrived."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -12,7 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
 NEEDS = "kafka: needs "  # how the script's word begins when Java or Maven is missing
@@ -31,26 +39,37 @@ class Arrived(NamedTuple):
     value: bytes | None
 
 
-class Broker:
-    """One broker with its data, which outlive `kill`. It dies with the tests, however they end."""
+class Node(NamedTuple):
+    """One of a cluster's."""
 
-    def __init__(self, directory: Path) -> None:
+    address: str
+    port: str
+    java: int  # process id
+
+
+class Broker:
+    """A cluster, of one node if not said otherwise, with its data, which outlive `kill`. It dies with the tests,
+    however they end. `options` are those of ./scripts/kafka; `secure` is its address with TLS and SCRAM, if any.
+    """
+
+    def __init__(self, directory: Path, nodes: int = 1, *options: str) -> None:
         self._directory = directory
+        self._options = ["--nodes", str(nodes), *options]
         # The thread that starts a process is the one with which it dies; that of an event loop does not last.
         self._starter = ThreadPoolExecutor(1)
         self._script: subprocess.Popen[str] | None = None
-        self._java = 0
-        self._port = "0"
-        self.address = ""
+        self._nodes: list[Node] = []
+        self.address = self.secure = ""
 
     def start(self) -> None:
         """Starts it, or starts it again on the same port and data. Raises `CannotStart`."""
         self._starter.submit(self._start).result()
 
     def _start(self) -> None:
+        port = self._nodes[0].port if self._nodes else "0"
         with (self._directory / "script.log").open("a+") as log:
             self._script = subprocess.Popen(
-                [str(SCRIPT), "--port", self._port, "--data", str(self._directory)],
+                [str(SCRIPT), "--port", port, "--data", str(self._directory), *self._options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -70,34 +89,68 @@ class Broker:
                 if NEEDS in problem:
                     raise CannotStart(problem.strip())
                 raise RuntimeError(problem)
-        found = re.search(r"^node 1: (127\.0\.0\.1:(\d+)), pid (\d+)$", said, re.MULTILINE)
+        found = re.findall(r"^node \d: (127\.0\.0\.1:(\d+)), pid (\d+)$", said, re.MULTILINE)
         assert found, said
-        self.address, self._port, self._java = found[1], found[2], int(found[3])
+        self._nodes = [Node(address, port, int(java)) for address, port, java in found]
+        self.address = ",".join(node.address for node in self._nodes)
+        self.secure = "".join(re.findall(r"^with TLS and SCRAM-SHA-512: (\S+)$", said, re.MULTILINE))
 
     def kill(self) -> None:
-        """kill -9, and gone when this returns."""
-        os.kill(self._java, signal.SIGKILL)
+        """kill -9 of all nodes, and gone when this returns."""
+        for number in range(1, len(self._nodes) + 1):
+            self.kill_node(number)
         self._end()
+
+    def kill_node(self, number: int) -> None:
+        """kill -9 of one, which does not come back."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._nodes[number - 1].java, signal.SIGKILL)
 
     def restart(self) -> None:
         """Starts it again after `kill`."""
         self.start()
 
-    def pause(self) -> None:
-        """Its connections stay and nothing answers, until `resume`."""
-        os.kill(self._java, signal.SIGSTOP)
+    def pause(self, number: int = 1) -> None:
+        """A node's connections stay and nothing answers, until `resume`."""
+        os.kill(self._nodes[number - 1].java, signal.SIGSTOP)
 
-    def resume(self) -> None:
+    def resume(self, number: int = 1) -> None:
         """Ends a `pause`."""
-        os.kill(self._java, signal.SIGCONT)
+        os.kill(self._nodes[number - 1].java, signal.SIGCONT)
 
     def make_topic(self, topic: str, partitions: int = 1, **properties: str) -> str:
-        """Makes a topic, with `.` in the names of its properties written as `_`; returns its name."""
+        """Makes a topic with a copy on each node, with `.` in the names of its properties written as `_`; its name."""
         config = {"message.timestamp.type": "LogAppendTime"}
         config |= {name.replace("_", "."): value for name, value in properties.items()}
-        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 2})
-        admin.create_topics([NewTopic(topic, partitions, 1, config=config)])[topic].result(30)
+        new = NewTopic(topic, partitions, len(self._nodes), config=config)
+        admin = self._admin()  # which must live until the answer has come
+        admin.create_topics([new])[topic].result(30)
         return topic
+
+    def delete_topic(self, topic: str) -> None:
+        """Deletes it, with what is on it."""
+        admin = self._admin()
+        admin.delete_topics([topic])[topic].result(30)
+
+    def change_topic(self, topic: str, name: str, value: str) -> None:
+        """Gives a topic's property, named as Kafka names it, another value."""
+        entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+        admin = self._admin()
+        admin.incremental_alter_configs([resource])[resource].result(30)
+
+    def leader(self, topic: str, partition: int = 0) -> int:
+        """The number of the node that leads it; -1: none does."""
+        number: int = self._admin().list_topics(topic, timeout=30).topics[topic].partitions[partition].leader
+        return number
+
+    def in_sync(self, topic: str, partition: int = 0) -> list[int]:
+        """The numbers of the nodes whose copy is whole."""
+        numbers: list[int] = self._admin().list_topics(topic, timeout=30).topics[topic].partitions[partition].isrs
+        return numbers
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.address, "log_level": 2})
 
     def consume(self, topic: str, count: int | None = None, timeout: float = 30.0) -> list[Arrived]:
         """As `consume` of this module, from this broker."""

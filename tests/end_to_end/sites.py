@@ -13,13 +13,16 @@ import trustme
 
 class Site(ThreadingHTTPServer):
     """Answers `/N` with status N, `/slow` after half a second, `/to/URL` with a redirect, `/echo` with one
-    that has the header X-Own in it, all else with 200."""
+    that has the header X-Own in it, `/numbered/NAME` with as many bytes as there were requests
+    of that name, all else with 200."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, dict[str, str]]] = []  # path and headers, as they came
+        self.served: dict[str, list[float]] = {}  # boot times of the numbered requests, by name
+        self.numbering = threading.Lock()
         self.port: int = self.server_address[1]
 
     def paths(self) -> list[str]:
@@ -34,8 +37,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, dict(self.headers)))
-        status, location = 200, ""
-        if self.path[1:4].isdigit():
+        status, location, body = 200, "", b"hello"
+        if self.path.startswith("/numbered/"):
+            with self.server.numbering:
+                moments = self.server.served.setdefault(self.path.removeprefix("/numbered/"), [])
+                moments.append(time.clock_gettime(time.CLOCK_BOOTTIME))
+                body = b"x" * len(moments)
+        elif self.path[1:4].isdigit():
             status = int(self.path[1:4])
         elif self.path.startswith("/slow"):
             time.sleep(0.5)
@@ -46,9 +54,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 302:
             self.send_header("Location", location)
-        self.send_header("Content-Length", "5")
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(b"hello")
+        self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Not on the terminal."""
