@@ -23,7 +23,7 @@ from agent.config import Config, ConfigError, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
-from agent.device.clock import Clock
+from agent.device.clock import Clock, ahead
 from agent.device.identity import StateInUse, begin_run, keep_run, lock_state
 from agent.device.vitals import read_vitals
 from agent.probers import prober_of, type_of
@@ -33,6 +33,7 @@ from agent.record import (
     AppliedTarget,
     BrokerBack,
     BrokerLost,
+    ClockSet,
     ConfigApplied,
     ConfigRejected,
     Event,
@@ -40,6 +41,7 @@ from agent.record import (
     Recorder,
     Started,
     Stopping,
+    corrected,
     whole_ms,
 )
 from agent.results import Results
@@ -120,8 +122,9 @@ class Daemon:
             KafkaSink(config.kafka, config.agent.id, self._clock),
             config.kafka.tick,
             self,
-            self._results.settle,
+            self._each_tick,
         )
+        self._wrong_stamps = False  # a record may have been made by a clock that was not right
         self._scheduler = Scheduler(config.agent.id, self._results)
         self._resolver = Resolver()
         self._noted: set[str] = set()
@@ -218,6 +221,18 @@ class Daemon:
 
     def _probers_of(self, targets: Iterable[Target]) -> dict[str, Prober]:
         return {target.id: prober_of(target, self._resolver) for target in targets if target.enabled}
+
+    def _each_tick(self) -> None:
+        """Records what was measured, before it is written and sent; puts stamps right when the clock was set."""
+        if (step := self._clock.step()) is not None:
+            log.info("the clock was set by %+.1f s", step)
+            self._tell(ClockSet, step_ms=round(step * 1000, 3))
+        self._results.settle()
+        if not self._clock.state().synchronized:
+            self._wrong_stamps = True
+        elif self._wrong_stamps:
+            right = ahead()
+            self._wrong_stamps = not self._spool.rewrite(lambda record: corrected(record, right))
 
     def _reject(self, problems: Sequence[str]) -> None:
         for problem in problems[:PROBLEMS_TOLD]:

@@ -5,6 +5,7 @@ The structs are the contract: what is encoded, and the JSON Schema that is shipp
 """
 
 import time
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from agent import __version__
 from agent.config.model import Config, Target
-from agent.device.clock import Clock, ClockState, boot_id, boottime, stamp
+from agent.device.clock import STEP, Clock, ClockState, boot_id, boottime, stamp
 from agent.device.identity import LastSeq, Run
 from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Error, Http, Peer, Phases, Tls
@@ -61,12 +62,16 @@ class TargetTag(msgspec.Struct):
 
 
 class ClockTag(msgspec.Struct):
-    """Whether stamps can be trusted, and the boot clock at the record's moment for those that cannot."""
+    """Whether stamps can be trusted, and the boot clock at the record's moment for those that cannot.
+
+    `corrected`: the stamps were taken with a clock that was wrong, and put right when it was set.
+    """
 
     synchronized: bool
     max_error_ms: float | None
     boot_id: str
     boottime_s: float
+    corrected: Literal[True] | UnsetType = UNSET
 
 
 class ResultRecord(msgspec.Struct, kw_only=True):
@@ -177,6 +182,12 @@ class BrokerBack(Event, kw_only=True, tag="broker_back"):
     lost_s: float
 
 
+class ClockSet(Event, kw_only=True, tag="clock_set"):
+    """The wall clock jumped, by so much; `at` and all later stamps are by the new one."""
+
+    step_ms: float
+
+
 class Heartbeat(Event, kw_only=True, tag="heartbeat"):
     """Sign of life each 15 s. Rates and lateness are over the time since the last one; None: nothing to tell it from.
 
@@ -207,8 +218,32 @@ AnyEvent = (
     | RecordRejected
     | BrokerLost
     | BrokerBack
+    | ClockSet
     | Heartbeat
 )
+
+
+def corrected(record: Record, ahead: float) -> Record:
+    """The record with right stamps, if they were taken with a clock that was not right; else the same.
+
+    `ahead`: seconds by which the right wall clock is ahead of boot time. Only for records of this boot, and only for
+    those that nobody has seen.
+    """
+    value = msgspec.json.decode(record.value)
+    clock = value["clock"]
+    name = "at" if "at" in value else "scheduled_at" if value["started_at"] is None else "started_at"
+    shift = clock["boottime_s"] + ahead - _seconds(value[name])
+    if clock["synchronized"] or abs(shift) < STEP:
+        return record
+    clock["corrected"] = True
+    for each in ("at", "scheduled_at", "started_at"):
+        if value.get(each) is not None:
+            value[each] = stamp(_seconds(value[each]) + shift)
+    return record._replace(at=value.get("at") or value["scheduled_at"], value=msgspec.json.encode(value))
+
+
+def _seconds(stamped: str) -> float:
+    return datetime.fromisoformat(stamped).timestamp()
 
 
 def result_schema() -> dict[str, Any]:

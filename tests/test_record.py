@@ -1,6 +1,7 @@
 """Records are what the contract says, valid by the shipped schema, and numbered without holes."""
 
 import json
+from datetime import datetime
 
 import jsonschema
 import msgspec
@@ -14,12 +15,14 @@ from agent.record import (
     AppliedTarget,
     BrokerBack,
     BrokerLost,
+    ClockSet,
     ConfigApplied,
     ConfigRejected,
     Heartbeat,
     Recorder,
     Started,
     Stopping,
+    corrected,
     event_schema,
     result_schema,
 )
@@ -207,6 +210,7 @@ def test_numbers_have_no_holes():
         ),
         (BrokerLost, {}),
         (BrokerBack, {"lost_s": 12.5}),
+        (ClockSet, {"step_ms": -3600000.0}),
         (ConfigRejected, {"problems": ("config.yaml:1:1: x",)}),
         (
             Heartbeat,
@@ -280,6 +284,53 @@ def test_of_what_tells_a_loss_no_rejection_is_told():
     assert recorder.rejected(of_gap, origin, "record_too_large") is None
     assert recorder.rejected(of_record, origin, "record_too_large") is None
     assert recorder.last_seqs() == (LastSeq(0, "uptime.events", 2),)
+
+
+def test_stamps_are_put_right():
+    """A record of a wrong clock gets the stamps it would have had; all else of it stays as it is."""
+    record = a_recorder().measured(
+        a_measurement(Result(1.0, Phases())), "up", None, ClockState(synchronized=False, max_error_ms=None)
+    )
+    before = json.loads(record.value)
+    ahead = datetime.fromisoformat("2026-11-25T12:00:00Z").timestamp() - before["clock"]["boottime_s"]
+    right = corrected(record, ahead)
+    after = json.loads(right.value)
+    RESULT.validate(after)
+    assert after["started_at"] == "2026-11-25T12:00:00.000000Z"
+    assert after["clock"] == before["clock"] | {"corrected": True}
+    seconds = [
+        datetime.fromisoformat(value["started_at"]) - datetime.fromisoformat(value["scheduled_at"])
+        for value in (before, after)
+    ]
+    assert seconds[0] == seconds[1]
+    assert right.at == after["scheduled_at"]
+    assert {**after, "clock": 0, "started_at": 0, "scheduled_at": 0} == {
+        **before,
+        "clock": 0,
+        "started_at": 0,
+        "scheduled_at": 0,
+    }
+
+
+@pytest.mark.parametrize(("synchronized", "seconds"), [(True, 1000.0), (False, 0.1)])
+def test_stamps_that_are_right_stay(synchronized, seconds):
+    """Those of a clock that was synchronized, and those that are as right as NTP makes them."""
+    state = ClockState(synchronized=synchronized, max_error_ms=None)
+    record = a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None, state)
+    value = json.loads(record.value)
+    ahead = datetime.fromisoformat(value["started_at"]).timestamp() - value["clock"]["boottime_s"]
+    assert corrected(record, ahead + seconds) is record
+
+
+def test_the_stamp_of_an_event_is_put_right():
+    """Events have one stamp."""
+    recorder = a_recorder()
+    recorder._clock.mode = "no"
+    recorder._clock._asked = -1.0
+    record = recorder.event(BrokerLost)
+    boottime_s = json.loads(record.value)["clock"]["boottime_s"]
+    right = corrected(record, 1_800_000_000.0 - boottime_s)
+    assert told(right)["at"] == right.at == "2027-01-15T08:00:00.000000Z"
 
 
 def test_the_schema_refuses_what_is_wrong():

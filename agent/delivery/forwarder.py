@@ -179,7 +179,8 @@ class Forwarder:
             self._sink.send(records)
 
     def _settle(self, reports: Sequence[Report]) -> None:
-        back: list[Record] = []
+        again: list[Record] = []
+        unsent: list[Record] = []
         for records, fate, reason in reports:
             topic = records[0].topic
             self._on_the_way -= len(records)
@@ -198,7 +199,7 @@ class Forwarder:
                 self._held[topic] = boottime() + HOLD
             if fate == "topic_refused" or not self._suspects.on_trial:
                 self._suspects.settled(records)
-                back += records
+                (unsent if fate == "unsent" else again).extend(records)
             if fate != "unsent":
                 self._trouble.say(
                     (topic, fate),
@@ -208,7 +209,8 @@ class Forwarder:
                     reason,
                     len(self._spool),
                 )
-        self._spool.give_back(back)
+        self._spool.give_back(again)
+        self._spool.give_back(unsent, unsent=True)
 
     def _arrived(self, topic: str) -> None:
         if self._lost_since is not None:

@@ -52,6 +52,11 @@ def boot_id() -> str:
         return ""
 
 
+def ahead() -> float:
+    """Seconds by which the wall clock is ahead of boot time: what is added to a boot time makes a wall time."""
+    return time.time() - boottime()
+
+
 def stamp(wall: float) -> str:
     """Seconds since 1970 as RFC 3339 in UTC with microseconds: `2026-11-23T16:33:11.000412Z`."""
     seconds, microseconds = divmod(round(wall * 1e6), 1_000_000)
@@ -63,8 +68,11 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+STEP = 0.5  # seconds by which the wall clock must be set for it to be told; less is the slewing of NTP
+
+
 class Clock:
-    """Tells whether the wall clock is right; asks the system at most once a second.
+    """Tells whether the wall clock is right, and when it was set; asks the system at most once a second.
 
     `mode`: `yes` and `no` are the operator's word; `auto` asks the kernel (adjtimex), and timesyncd's file where the
     kernel does not say yes or a sandbox forbids the question.
@@ -74,6 +82,13 @@ class Clock:
         self.mode = mode
         self._state = ClockState(False, None)
         self._asked = -1.0
+        self._ahead = ahead()
+
+    def step(self) -> float | None:
+        """Seconds by which the wall clock was set since the last call; None when it was not."""
+        before, self._ahead = self._ahead, ahead()
+        step = self._ahead - before
+        return step if abs(step) >= STEP else None
 
     def state(self) -> ClockState:
         """The state now, at most one second old."""

@@ -14,6 +14,7 @@ bound, and when a disk does not answer for two seconds, records go to Kafka unwr
 import asyncio
 import itertools
 import logging
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
@@ -66,6 +67,8 @@ class _Block:
         "origin",
         "place",
         "records",
+        "rewritten",
+        "seen",
         "segment",
         "since",
     )
@@ -80,6 +83,8 @@ class _Block:
         self.since = boottime()
         self.handed_over = False  # but for what was taken then
         self.offered = False  # its records may be taken
+        self.seen = False  # of its records, some may have come to Kafka
+        self.rewritten = False  # the disk has not got it as it is now
         self.moving = False  # a request to write it is under way
         self.meanwhile = 0  # records that were done with while it was
 
@@ -253,12 +258,14 @@ class Spool:
             self._gaps.add([self._gap(record, gap, block.origin)])
         self._forget(record)
 
-    def give_back(self, records: Iterable[Record]) -> None:
-        """Taken records that did not arrive wait again, in their old order."""
+    def give_back(self, records: Iterable[Record], *, unsent: bool = False) -> None:
+        """Taken records that did not arrive wait again, in their old order; `unsent`: surely nobody has seen them."""
         back: dict[tuple[str, bool], list[Record]] = {}
         for record in records:
             taken = self._taken[record.topic].pop(record.id)
-            back.setdefault((record.topic, self._where[record.id].live), []).append(taken)
+            block = self._where[record.id]
+            block.seen = block.seen or not unsent
+            back.setdefault((record.topic, block.live), []).append(taken)
         for (topic, live), rows in back.items():
             self._put_back(topic, self._waiting if live else self._behind, rows)
 
@@ -275,6 +282,41 @@ class Spool:
         """All that was taken waits again, in its old order."""
         for taken in self._taken.values():
             self.give_back(list(taken.values()))
+
+    def rewrite(self, new: Callable[[Record], Record]) -> bool:
+        """Replaces live records that nobody has seen by what `new` makes of them: the same, with another value.
+
+        They may be taken again when the disk has them. False when the disk is at work: then it is to be tried again.
+        """
+        if self._underway is not None:
+            return False
+        for topic, records in self._new.items():
+            self._new[topic] = [self._replaced(record, new) for record in records]
+        out = {record_id for taken in self._taken.values() for record_id in taken}
+        by_segment: dict[int, list[_Block]] = {}
+        for block in self._blocks.values():
+            by_segment.setdefault(block.segment or -block.number, []).append(block)
+        for blocks in by_segment.values():
+            # All of a segment or nothing of it, so that its file goes and never comes back with the old values.
+            if not any(block.seen or block.handed_over for block in blocks):
+                left = {block: self._left_of(block) for block in blocks}
+                if out.isdisjoint(record.id for records in left.values() for record in records):
+                    self._rewrite(left, new)
+        for topic, waiting in self._waiting.items():
+            self._waiting[topic] = deque(record for record in waiting if self._where[record.id].offered)
+        return True
+
+    def _rewrite(self, left: dict[_Block, list[Record]], new: Callable[[Record], Record]) -> None:
+        replaced = {block: [self._replaced(record, new) for record in records] for block, records in left.items()}
+        if any(any(map(operator.is_not, replaced[block], records)) for block, records in left.items()):
+            for block, records in replaced.items():
+                block.records, block.rewritten = records, True
+                block.place, block.offered = "memory", False
+
+    def _replaced(self, record: Record, new: Callable[[Record], Record]) -> Record:
+        replaced = new(record)
+        self._memory += len(replaced.value) - len(record.value)
+        return replaced
 
     def waiting(self) -> Waiting:
         """What is not acknowledged yet, taken or not."""
@@ -337,7 +379,10 @@ class Spool:
 
     def _request(self, closing: bool = False) -> Request | None:
         """What there is to ask of the disk now; None when nothing."""
-        fresh = [block for topic in list(self._new) for block in self._make_blocks(topic)]
+        if not any(block.rewritten for block in self._blocks.values()):  # which come first on disk as well
+            for topic in list(self._new):
+                self._make_blocks(topic)
+        fresh = [block for block in self._blocks.values() if block.segment == 0 and not block.offered]
         due = self._due(closing)
         settle = [self._move(block) for block in due if block.place in ("memory", "volatile")]
         new = [self._move(block) for block in fresh if not block.moving]
@@ -380,14 +425,16 @@ class Spool:
         """Live blocks that are to survive a power cut from now on."""
         pressed = self._memory > self._max_memory
         now = boottime()
-        if now - self._synced < SYNC and not closing and not pressed:
+        unsafe = [block for block in self._unsafe() if not block.moving]
+        rewritten = any(block.rewritten for block in unsafe)
+        if now - self._synced < SYNC and not closing and not pressed and not rewritten:
             return []
         self._synced = now
-        unsafe = [block for block in self._unsafe() if not block.moving]
         latest = now if self.broker_lost or closing or pressed else now - YOUNG
         old = {block.segment for block in unsafe if block.since <= latest}
         # Whole segments leave the volatile directory: what a crash leaves there is not in the directory proper too.
-        return [b for b in unsafe if b.since <= latest or (b.offered and b.place == "memory") or b.segment in old - {0}]
+        lost = [b for b in unsafe if b.place == "memory" and (b.offered or b.rewritten)]
+        return [b for b in unsafe if b.since <= latest or b in lost or b.segment in old - {0}]
 
     def _unsafe(self) -> list[_Block]:
         return [block for block in self._blocks.values() if block.place != "synced"]
@@ -462,7 +509,7 @@ class Spool:
         if segment is not None:
             block.segment = segment
             block.place = "volatile" if block.number in response.volatile else "proper"
-        block.moving = False
+        block.moving = block.rewritten = False
         self._done(block, block.meanwhile)
         block.meanwhile = 0
         self._offer(block)
