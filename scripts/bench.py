@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from benchmarks import cost, memory, report, resolver, start, truth
+from benchmarks import cost, memory, report, resolver, spool, start, truth
 from benchmarks.peers import PEERS, OtherAgent, Peer
 from benchmarks.processes import BenchError
 
@@ -108,7 +108,29 @@ def parse() -> argparse.Namespace:
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="each peer in turn, so often (5)")
     command.add_argument("--seconds", type=float, default=4.0, metavar="N", help="that each is measured a round (4)")
     command.add_argument("--json", action="store_true", help="all figures as JSON")
+    add_spool(commands)
     return parser.parse_args()
+
+
+def add_spool(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The arguments of `bench spool`."""
+    command = commands.add_parser(
+        "spool",
+        help="the queue on disk: CPU and flash of a record, replay, and what a large backlog takes",
+        description=spool.TEACH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(measure=measure_spool)
+    command.add_argument("--rates", type=numbers, default=[100, 1_000], metavar="N,…", help="records/s; empty for none")
+    command.add_argument(
+        "--flash-rates", type=numbers, default=[1, 10, 100], metavar="N,…", help="records/s; empty for none"
+    )
+    command.add_argument("--flash-seconds", type=float, default=32.0, metavar="S", help="of them all together (32 s)")
+    command.add_argument("--backlog", type=float, default=1_024.0, metavar="MIB", help="on disk (1024); 0 for none")
+    command.add_argument("--live", type=int, default=100, metavar="N", help="checks a second beside the backlog (100)")
+    command.add_argument("--rounds", type=int, default=3, metavar="N", help="each in turn, so often (3)")
+    command.add_argument("--seconds", type=float, default=6.0, metavar="S", help="that each is measured a round (6 s)")
+    command.add_argument("--json", action="store_true", help="all figures as JSON")
 
 
 def side_by_side(command: argparse.ArgumentParser, seconds: float) -> None:
@@ -201,6 +223,21 @@ def measure_resolver(arguments: argparse.Namespace) -> None:
     plan = resolver.Plan(arguments.rates, arguments.delay, arguments.rounds, arguments.seconds)
     found = resolver.measure(plan)
     tell(arguments, {"resolver": found}, found.pop("absent"), report.resolver)
+
+
+def measure_spool(arguments: argparse.Namespace) -> None:
+    """`bench spool`."""
+    plan = spool.Plan(
+        arguments.rates,
+        arguments.flash_rates,
+        arguments.flash_seconds,
+        arguments.backlog,
+        arguments.live,
+        arguments.rounds,
+        arguments.seconds,
+    )
+    found = spool.measure(plan)
+    tell(arguments, {"spool": found}, found.pop("absent"), report.spool)
 
 
 def tell(arguments: argparse.Namespace, found: dict[str, Any], absent: dict[str, str], table: "report.Table") -> None:

@@ -27,6 +27,7 @@ class Load(NamedTuple):
     ca: Path | None
     interval: float = INTERVAL
     timeout: float = INTERVAL
+    spool: Path | None = None  # of the agent; without, in its state directory
 
     def urls(self) -> list[str]:
         """One for each target; the farm knows a target by its number."""
@@ -112,6 +113,7 @@ class OtherAgent(Agent):
 def agent_config(load: Load, directory: Path) -> str:
     """The configuration of such a load."""
     tls = f", tls: {{ca: {json.dumps(str(load.ca))}}}" if load.ca else ""
+    spool = f"spool: {{directory: {json.dumps(str(load.spool))}, min_free: 0}}\n" if load.spool else ""
     targets = "\n".join(f"  - {{id: t{number}, url: '{url}'}}" for number, url in enumerate(load.urls()))
     return f"""\
 agent: {{id: bench}}
@@ -119,7 +121,7 @@ location: {{id: here, country: NO, city: Tromsø, latitude: 69.65, longitude: 18
 state_directory: {json.dumps(str(directory / "state"))}
 kafka: {{bootstrap_servers: [{load.broker}]}}
 status: {{listen: off}}
-defaults: {{interval: {load.interval}, timeout: {load.timeout}{tls}}}
+{spool}defaults: {{interval: {load.interval}, timeout: {load.timeout}{tls}}}
 targets:
 {targets}
 """

@@ -148,8 +148,69 @@ def resolver(whole: dict[str, Any]) -> None:
     _print(grid, whole)
 
 
+def spool(whole: dict[str, Any]) -> None:
+    """The tables of `bench spool`."""
+    found = whole["spool"]
+    goals = found["goals"]
+    if found["cpu"]:
+        size = found["cpu"][0]["bytes_a_record"]
+        grid = _grid(whole, f"CPU of a record of {size:.0f} bytes, µs", "whole", "rounds", "over without", "goal")
+        for entry in found["cpu"]:
+            grid.add_section()
+            for name, one in entry["ways"].items():
+                over = one["over_us"]
+                each = " ".join(f"{each:.1f}" for each in one["rounds"])
+                told = ("", "") if name == "without" else (f"{over:.1f}", _goal(over, goals["cpu_us"]))
+                grid.add_row(f"{entry['rate']}/s, {name}", f"{one['cpu_us']:.1f}", each, *told)
+        _print(grid, whole)
+    if found["flash"]:
+        grid = _grid(whole, "Written to flash, ext4, over a spool without records", "bytes/record", "goal", "bytes/s")
+        for one in found["flash"]:
+            goal = _goal(one["bytes"], goals["away" if one["broker"] == "away" else "up"])
+            name = f"{one['rate']}/s, broker {one['broker']}"
+            grid.add_row(name, f"{one['bytes']:,.1f}", goal, f"{one['bytes_a_second']:,.0f}")
+        _print(grid, whole)
+    if found["backlog"]:
+        _print(_backlog(whole, found), whole)
+        _print(_replay(whole, found), whole)
+
+
+def _backlog(whole: dict[str, Any], found: dict[str, Any]) -> Grid:
+    goals, made = found["goals"], found["backlog"]
+    title = f"{made['bytes'] / (1 << 20):.0f} MiB of backlog: {made['records']:,} records in {made['files']:,} files"
+    grid = _grid(whole, title, "s to the first check", "goal", "MiB", "peak", "goal")
+    for name in ("with", "without"):
+        start, rss, peak = (made[name][figure] for figure in ("start", "rss_mib", "peak_mib"))
+        told = _goal(start, goals["start"]), f"{rss:.1f}", f"{peak:.1f}", _goal(peak, goals["rss_mib"])
+        grid.add_row(f"{name} it, broker away", f"{start:.2f}", *told)
+    return grid
+
+
+def _replay(whole: dict[str, Any], found: dict[str, Any]) -> Grid:
+    replay, goal = found["replay"], -found["goals"]["replay"]
+    columns = "records/s", "goal", "late p50 / p99 ms", "CPU", "MiB", "peak"
+    grid = _grid(whole, "Replay of it, on one core", *columns)
+    nothing = replay["nothing"]
+    told = f"{nothing:,.0f}", _goal(-nothing, goal), "", f"{replay['nothing_cpu_us']:.1f} µs/record"
+    grid.add_row("the spool, into nothing", *told)
+    for name in ("with", "without"):
+        one = replay[name]
+        grid.add_row(
+            f"the agent {name} it",
+            f"{one['records']:,.0f}",
+            _goal(-one["records"], goal) if name == "with" else "",
+            f"{one['late_p50']:.3f} / {one['late_p99']:.3g}",
+            f"{one['cpu']:.0%}",
+            f"{one['rss_mib']:.1f}",
+            f"{one['peak_mib']:.1f}",
+        )
+    return grid
+
+
 def _goal(value: float, goal: float) -> str:
-    return f"[green]≤ {goal:g}" if value <= goal else f"[red]≤ {goal:g}"
+    """Negative: at least that much."""
+    told = f"≤ {goal:g}" if goal >= 0 else f"≥ {-goal:,.0f}"
+    return f"[green]{told}" if value <= goal else f"[red]{told}"
 
 
 def _grid(whole: dict[str, Any], title: str, *columns: str) -> Grid:
