@@ -17,11 +17,12 @@ import logging
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from agent.device.clock import boottime
 from agent.spool.disk import Disk
 from agent.spool.gaps import Gaps, joined
+from agent.spool.held import HeldBlock, ranges
 from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import MAX_RAW, chunks
 from agent.spool.store import Store
@@ -53,47 +54,6 @@ class Waiting(NamedTuple):
     oldest_s: float | None
 
 
-class _Block:
-    """Records that were appended or loaded together."""
-
-    __slots__ = (
-        "handed_over",
-        "left",
-        "live",
-        "meanwhile",
-        "moving",
-        "number",
-        "offered",
-        "origin",
-        "place",
-        "records",
-        "rewritten",
-        "seen",
-        "segment",
-        "since",
-    )
-
-    def __init__(self, number: int, origin: Origin, records: list[Record], segment: int = 0) -> None:
-        self.number = number  # the order in which blocks go
-        self.origin, self.records = origin, records
-        self.left = len(records)  # not acknowledged, nor lost
-        self.segment = segment  # that holds it; 0: none
-        self.live = segment == 0
-        self.place: Literal["memory", "volatile", "proper", "synced"] = "memory" if self.live else "synced"
-        self.since = boottime()
-        self.handed_over = False  # but for what was taken then
-        self.offered = False  # its records may be taken
-        self.seen = False  # of its records, some may have come to Kafka
-        self.rewritten = False  # the disk has not got it as it is now
-        self.moving = False  # a request to write it is under way
-        self.meanwhile = 0  # records that were done with while it was
-
-    @property
-    def topic(self) -> str:
-        """Of all its records."""
-        return self.records[0].topic
-
-
 class Spool:
     """The queue of one worker. `tell_gap` makes the record that tells a gap, and thereby numbers it."""
 
@@ -115,8 +75,8 @@ class Spool:
         self._asked = 0.0  # boot time of the request under way, or of the last
         self._number = 0
         self._new: dict[str, list[Record]] = {}  # by topic
-        self._blocks: dict[int, _Block] = {}  # live, by number
-        self._where: dict[str, _Block] = {}  # by id of each record in memory
+        self._blocks: dict[int, HeldBlock] = {}  # live, by number
+        self._where: dict[str, HeldBlock] = {}  # by id of each record in memory
         self._waiting: dict[str, deque[Record]] = {}  # live, by topic, in order
         self._behind: dict[str, deque[Record]] = {}  # backlog, by topic, in order
         self._behind_bytes: dict[str, int] = {}  # of backlog in memory, taken or not
@@ -124,7 +84,7 @@ class Spool:
         self._taken: dict[str, dict[str, Record]] = {}  # by topic and id
         self._acknowledged: dict[int, int] = {}  # by segment, for the next request
         self._refused: list[Loaded] = []
-        self._moving: list[_Block] = []  # that the request under way is to write
+        self._moving: list[HeldBlock] = []  # that the request under way is to write
         self._leaving: dict[int, list[Record]] = {}  # by segment, that the request under way is to hand over
         self._asked_for: frozenset[str] | None = None  # topics held in the request under way, if it loads
         self._fruitless: frozenset[str] | None = None  # topics held when nothing was loaded
@@ -293,7 +253,7 @@ class Spool:
         for topic, records in self._new.items():
             self._new[topic] = [self._replaced(record, new) for record in records]
         out = {record_id for taken in self._taken.values() for record_id in taken}
-        by_segment: dict[int, list[_Block]] = {}
+        by_segment: dict[int, list[HeldBlock]] = {}
         for block in self._blocks.values():
             by_segment.setdefault(block.segment or -block.number, []).append(block)
         for blocks in by_segment.values():
@@ -306,7 +266,7 @@ class Spool:
             self._waiting[topic] = deque(record for record in waiting if self._where[record.id].offered)
         return True
 
-    def _rewrite(self, left: dict[_Block, list[Record]], new: Callable[[Record], Record]) -> None:
+    def _rewrite(self, left: dict[HeldBlock, list[Record]], new: Callable[[Record], Record]) -> None:
         replaced = {block: [self._replaced(record, new) for record in records] for block, records in left.items()}
         if any(any(map(operator.is_not, replaced[block], records)) for block, records in left.items()):
             for block, records in replaced.items():
@@ -349,7 +309,7 @@ class Spool:
         if block.left == 0:
             self._blocks.pop(block.number, None)
 
-    def _done(self, block: _Block, count: int) -> None:
+    def _done(self, block: HeldBlock, count: int) -> None:
         if block.segment and count:
             self._acknowledged[block.segment] = self._acknowledged.get(block.segment, 0) + count
 
@@ -406,22 +366,22 @@ class Spool:
         again = self._on_disk.again and boottime() - self._asked >= SYNC
         return request if request or again else None
 
-    def _make_blocks(self, topic: str) -> list[_Block]:
+    def _make_blocks(self, topic: str) -> list[HeldBlock]:
         blocks = []
         for records in chunks(self._new.pop(topic), self._store.block):
             self._number += 1
-            block = self._blocks[self._number] = _Block(self._number, self._store.origin, list(records))
+            block = self._blocks[self._number] = HeldBlock(self._number, self._store.origin, list(records), boottime())
             self._where.update(dict.fromkeys([record.id for record in records], block))
             blocks.append(block)
         return blocks
 
-    def _move(self, block: _Block) -> New:
+    def _move(self, block: HeldBlock) -> New:
         """Asks for the records of a block that are still wanted to be written."""
         block.moving = True
         self._moving.append(block)
         return New(block.number, block.topic, self._left_of(block), block.segment)
 
-    def _due(self, closing: bool) -> list[_Block]:
+    def _due(self, closing: bool) -> list[HeldBlock]:
         """Live blocks that are to survive a power cut from now on."""
         pressed = self._memory > self._max_memory
         now = boottime()
@@ -436,7 +396,7 @@ class Spool:
         lost = [b for b in unsafe if b.place == "memory" and (b.offered or b.rewritten)]
         return [b for b in unsafe if b.since <= latest or b in lost or b.segment in old - {0}]
 
-    def _unsafe(self) -> list[_Block]:
+    def _unsafe(self) -> list[HeldBlock]:
         return [block for block in self._blocks.values() if block.place != "synced"]
 
     def _leave(self) -> list[HandOver]:
@@ -446,7 +406,7 @@ class Spool:
         """
         excess = self._memory - self._max_memory // 2 if self._memory > self._max_memory else 0
         excess = max(excess, int(self._on_disk.full))
-        by_segment: dict[int, list[_Block]] = {}
+        by_segment: dict[int, list[HeldBlock]] = {}
         for block in self._blocks.values() if excess else ():
             if not block.handed_over:
                 by_segment.setdefault(block.segment, []).append(block)
@@ -461,7 +421,7 @@ class Spool:
                     continue
                 self._leaving[segment] = records
                 kept = sum(block.left for block in blocks) - len(records)
-                leaving.append(HandOver(segment, _ranges([record.seq for record in records]), kept))
+                leaving.append(HandOver(segment, ranges([record.seq for record in records]), kept))
                 excess -= sum(len(record.value) + OVERHEAD for record in records)
         for topic in {records[0].topic for records in self._leaving.values()}:
             self._waiting[topic] = deque(
@@ -469,7 +429,7 @@ class Spool:
             )
         return leaving
 
-    def _left_of(self, block: _Block) -> list[Record]:
+    def _left_of(self, block: HeldBlock) -> list[Record]:
         """Its records that are neither acknowledged nor lost nor gone from memory."""
         return [record for record in block.records if self._where.get(record.id) is block]
 
@@ -504,7 +464,7 @@ class Spool:
         )
         self._say(response)
 
-    def _settle(self, block: _Block, response: Response) -> None:
+    def _settle(self, block: HeldBlock, response: Response) -> None:
         segment = response.placed.get(block.number)
         if segment is not None:
             block.segment = segment
@@ -514,7 +474,7 @@ class Spool:
         block.meanwhile = 0
         self._offer(block)
 
-    def _offer(self, block: _Block) -> None:
+    def _offer(self, block: HeldBlock) -> None:
         """From now on its records may be taken."""
         if not block.offered:
             block.offered = True
@@ -546,7 +506,7 @@ class Spool:
         if not records:
             return
         self._number += 1
-        block = _Block(self._number, loaded.origin, records, loaded.segment)
+        block = HeldBlock(self._number, loaded.origin, records, boottime(), loaded.segment)
         self._where.update(dict.fromkeys([record.id for record in records], block))
         self._behind.setdefault(loaded.topic, deque()).extend(records)
         size = sum(len(record.value) for record in records)
@@ -609,14 +569,3 @@ class Spool:
     def _gap(self, record: Record, reason: str, origin: Origin | None = None) -> Gap:
         _, run_id, worker = origin or self._store.origin
         return Gap(record.topic, run_id, worker, record.seq, record.seq, 1, reason, record.at, record.at)
-
-
-def _ranges(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
-    """Numbers as ranges, both ends included."""
-    ranges: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if ranges and number <= ranges[-1][1] + 1:
-            ranges[-1] = ranges[-1][0], number
-        else:
-            ranges.append((number, number))
-    return tuple(ranges)
