@@ -11,9 +11,11 @@ from confluent_kafka import KafkaError
 from agent.config.kafka_properties import owned
 from agent.config.model import Kafka
 from agent.delivery import kafka
+from agent.delivery.forwarder import Report
 from agent.delivery.kafka import OWNED, DeliveryError, KafkaSink, refusal
 from agent.device.clock import Clock
-from tests.delivery.line import AGENT, EVENTS, RESULTS, ids, running, said
+from agent.spool.record import Record
+from tests.delivery.line import AGENT, EVENTS, LONG, RESULTS, ids, running, said
 from tests.delivery.mock_cluster import INIT_PRODUCER_ID, PRODUCE, MockCluster
 from tests.kafka import consume
 
@@ -171,3 +173,38 @@ def test_properties_are_checked_without_a_broker():
 def test_what_the_agent_sets_cannot_be_configured(name):
     """Each property that the sink sets for its promises is refused in a configuration."""
     assert owned(name)
+
+
+def taken_back(cluster):
+    """Whether what was sent while the broker was away is reported as unsent, and never arrives."""
+    records = [Record(RESULTS, seq, f"a/b/0/{seq}", "", f'{{"seq":{seq}}}'.encode()) for seq in range(1, 11)]
+    sink = KafkaSink(Kafka((cluster.address,)), AGENT, Clock("yes"))
+    cluster.down()
+    sink.send(records)
+    sink.withdraw()
+    reports = []
+    limit = time.monotonic() + 2.0
+    while not reports and time.monotonic() < limit:
+        reports += sink.poll()
+        time.sleep(0.01)
+    cluster.up()
+    sink.send(records[:1])
+    limit = time.monotonic() + LONG
+    while not any(report.fate == "arrived" for report in reports):
+        assert time.monotonic() < limit
+        reports += sink.poll()
+        time.sleep(0.01)
+    sink.close()
+    arrived = [record.value for record in consume(cluster.address, RESULTS)]
+    return reports[0] == Report(records, "unsent") and arrived == [records[0].value]
+
+
+def test_what_was_not_sent_is_taken_back(cluster):
+    """What waits in librdkafka when the broker is lost can be had back, with the certainty that nobody has seen it."""
+    assert taken_back(cluster)
+
+
+def test_without_the_purge(cluster, monkeypatch):
+    """The test above is worth something: it fails when nothing is purged."""
+    monkeypatch.setattr(KafkaSink, "withdraw", lambda self: None)
+    assert not taken_back(cluster)
