@@ -168,3 +168,9 @@ def with_argument(text):
         except OSError:
             continue  # it has ended
     return found
+
+
+def test_a_user_without_a_password(tools, tmp_path):
+    """A word that is not NAME:PASSWORD is a usage error that says so."""
+    status, said = run(tools, tmp_path, "--user", "pi")
+    assert (status, said.splitlines()[-1]) == (2, "./scripts/kafka: error: argument --user: pi is not NAME:PASSWORD")

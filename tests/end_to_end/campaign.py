@@ -3,8 +3,9 @@
 import json
 import signal
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -23,6 +24,7 @@ class Campaign:
 
     def __init__(self, folder: Path, address: str, site: Site, targets: int = 10) -> None:
         self.folder, self.address, self.site = folder, address, site
+        self.bootstrap = address  # of the agent; `address` is where what arrived is read
         folder.mkdir(parents=True, exist_ok=True)
         unique = uuid.uuid4().hex[:8]
         self.id = f"device-{unique}"
@@ -46,15 +48,14 @@ class Campaign:
 
     def write(self, kafka: str = "", more: str = "", targets: str = "") -> None:
         """The configuration; with these further lines of `kafka`, of the whole, and of `targets`."""
-        base = f"http://127.0.0.1:{self.site.port}/numbered"
-        listed = "".join(f"  - {{id: {target}, url: '{base}/{target}'}}\n" for target in self.targets)
+        listed = "".join(f"  - {{id: {target}, url: '{self.url(target)}'}}\n" for target in self.targets)
         self.config.write_text(
             f"""
 agent: {{id: {self.id}}}
 location: {{id: here}}
 state_directory: {self.state}
 kafka:
-  bootstrap_servers: {self.address}
+  bootstrap_servers: [{self.bootstrap}]
   topic: {self.topic}
   events_topic: {self.events_topic}
 {kafka}
@@ -64,6 +65,10 @@ targets:
 {listed}{targets}
 """
         )
+
+    def url(self, target: str) -> str:
+        """Where the site numbers what it serves of a target."""
+        return f"http://127.0.0.1:{self.site.port}/numbered/{target}"
 
     def start(self) -> AgentProcess:
         """Starts the agent and waits until it measures."""
@@ -121,14 +126,15 @@ targets:
             )
             self.arrivals.poll(0.5)
 
-    def account(self) -> Account:
-        """Of all that is on the topics now, read anew."""
-        arrived = {topic: consume(self.address, topic) for topic in (self.topic, self.events_topic)}
-        mine = {target: self.site.served.get(target, []) for target in self.targets}
-        assert all(mine.values()), "a target that was never measured"
-        return audit(arrived, mine, self.ends)
+    def account(self, arrived: Mapping[str, Sequence[Arrived]] | None = None) -> Account:
+        """Of `arrived`, else of all that is on the topics now."""
+        if arrived is None:
+            arrived = {topic: consume(self.address, topic) for topic in (self.topic, self.events_topic)}
+        served = {target: moments for target, moments in self.site.served.items() if target.startswith(f"{self.id}.")}
+        assert served.keys() >= set(self.targets), "a target that was never measured"
+        return audit(arrived, served, self.ends)
 
-    def events(self, kind: str) -> list[dict[str, object]]:
+    def events(self, kind: str) -> list[dict[str, Any]]:
         """Those that have arrived until now."""
         values = [json.loads(each.value or b"") for each in consume(self.address, self.events_topic)]
         return [value for value in values if value["event"] == kind]

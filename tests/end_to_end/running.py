@@ -33,6 +33,11 @@ class AgentProcess:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def _read(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
@@ -43,7 +48,7 @@ class AgentProcess:
 
     def says(self, pattern: str, times: int = 1) -> None:
         """Waits until the log has this `times` times."""
-        wait_for(lambda: len(re.findall(pattern, self.log)) >= times, f"{pattern!r} in the log:\n{self.log}")
+        wait_for(lambda: len(re.findall(pattern, self.log)) >= times, lambda: f"{pattern!r} in the log:\n{self.log}")
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Sends the signal and waits for the end: the exit status."""
@@ -106,9 +111,9 @@ def first_line(*arguments: str) -> str:
         process.stdout.close()
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> None:
-    """Until it holds; fails after `LONG` seconds."""
+def wait_for(condition: Callable[[], Any], what: str | Callable[[], str]) -> None:
+    """Until it holds; fails after `LONG` seconds. `what` for is asked for only then, if it is a function."""
     end = time.monotonic() + LONG
     while not condition():
-        assert time.monotonic() < end, f"waited {LONG:.0f} s in vain for {what}"
+        assert time.monotonic() < end, f"waited {LONG:.0f} s in vain for {what() if callable(what) else what}"
         time.sleep(0.05)

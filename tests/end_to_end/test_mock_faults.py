@@ -180,12 +180,16 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield {row: threads.submit(campaign, row, tmp_path_factory.mktemp("row")) for row in chosen}
 
 
+UNMENDED = {
+    "no topic": "a topic that had gone is not found again within 10 s",
+    "no record": "a record_rejected that is rejected itself leaves the first record without a name",
+}
+
+
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(row, marks=pytest.mark.xfail(reason="a topic that had gone is not found again within 10 s"))
-        if row == "no topic"
-        else row
+        pytest.param(row, marks=pytest.mark.xfail(reason=UNMENDED[row], strict=True)) if row in UNMENDED else row
         for row in ROWS
     ],
 )
