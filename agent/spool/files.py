@@ -84,7 +84,12 @@ class Files:
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise FileNotFoundError(f"{name} is no file")
-            return os.pread(file, limit, offset)
+            pieces = []
+            # One that is short may end before a bad sector: the next call tells.
+            while limit > 0 and (piece := os.pread(file, limit, offset)):
+                pieces.append(piece)
+                limit, offset = limit - len(piece), offset + len(piece)
+            return b"".join(pieces)
         finally:
             os.close(file)
 

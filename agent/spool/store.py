@@ -123,12 +123,9 @@ class Store:
             self._set_aside(refused)
         # Acknowledged first: mostly that removes the segment, and the next block begins a new one. But what tells of
         # a refused record is written before it goes.
-        steps = [self._acknowledge_all, self._keep_all]
+        steps = [self._acknowledge_all, self._keep_all, self._keep_what_is_lost]
         for step in reversed(steps) if request.refused else steps:
             step(request)
-        if request.gaps is not None:
-            self._ledger.say(request.gaps, request.gaps_seen)
-            self._keep_gaps()
         self._settle(request.settle)
         if request.strict or request.sync:
             self._sync()
@@ -141,6 +138,8 @@ class Store:
     def close(self) -> None:
         """Syncs what is not synced and lets go of everything."""
         self._sync()
+        if self._ledger.due:
+            self._keep_gaps()
         for segment in self._segments.values():
             if segment.file is not None:
                 self._files.close(segment.file)
@@ -330,6 +329,11 @@ class Store:
             new.add(self._writer.append(self._area, block.origin, block.header.topic, records, self._make_room))
 
     # Writing
+
+    def _keep_what_is_lost(self, request: Request) -> None:
+        if request.gaps is not None:
+            self._ledger.say(request.gaps, request.gaps_seen)
+            self._keep_gaps()
 
     def _keep_all(self, request: Request) -> None:
         for new in request.new:

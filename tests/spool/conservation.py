@@ -134,9 +134,11 @@ class World:
     def _may_lose(self, places):
         self.may_be_lost |= {record.id for records in self.spool._new.values() for record in records}
         self.may_be_lost |= {i for i, block in self.spool._where.items() if block.place in places}
-        if self.disk.troubled and self.store._ledger.due:  # it does not take the gaps
-            for gap in [*self.spool._gaps.rows(), *self.store._ledger._own]:
-                self.may_be_lost |= {self.id_of(gap, seq) for seq in range(gap.first_seq, gap.last_seq + 1)}
+        ledger = self.store._ledger
+        told, kept = self.ids(self.spool._gaps.rows()), self.ids([*ledger._said, *ledger._own])
+        self.may_be_lost |= told - kept  # dropped when only memory had them, since the last turn
+        if self.disk.troubled and ledger.due:  # it does not take the gaps
+            self.may_be_lost |= told | kept
 
     def check(self):
         """After everything was delivered."""
@@ -148,7 +150,7 @@ class World:
             quiet = 0 if records else quiet + 1
         named = set()
         for gap in self.told:
-            ids = {self.id_of(gap, seq) for seq in range(gap.first_seq, gap.last_seq + 1)}
+            ids = self.ids([gap])
             assert ids <= self.made.keys(), f"a gap of records that never were: {gap}"
             named |= ids
         missing = self.made.keys() - self.arrived.keys() - named - self.may_be_lost - self.refused
@@ -157,6 +159,9 @@ class World:
             both = sorted(named & self.arrived.keys())
             assert not both, f"named as lost, and arrived: {both} of {self.told}"
         assert not self.disk.directories[SPOOL].names, f"left: {sorted(self.disk.directories[SPOOL].names)}"
+
+    def ids(self, gaps):
+        return {self.id_of(gap, seq) for gap in gaps for seq in range(gap.first_seq, gap.last_seq + 1)}
 
     def id_of(self, gap, seq):
         return f"ist-1-pi/{gap.run_id}/{gap.worker}/{'e' if gap.topic == EVENTS else ''}{seq}"

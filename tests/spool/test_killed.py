@@ -18,8 +18,8 @@ KILLS = int(os.environ.get("SPOOL_KILLS", "20"))
 NEXT = Origin(1 << 20, "f" * 16, 0)
 
 
-def the_process(tmp_path, volatile, kills=0, seed=0, max_size=10 << 20, sync="with"):
-    arguments = [tmp_path / "spool", volatile or "", tmp_path / "witness", kills, seed, max_size, sync]
+def the_process(tmp_path, volatile, kills=0, seed=0, max_size=10 << 20, sync="with", spool=None):
+    arguments = [spool or tmp_path / "spool", volatile or "", tmp_path / "witness", kills, seed, max_size, sync]
     command = [sys.executable, "-m", "tests.spool.witnessed", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 

@@ -1,11 +1,13 @@
 """The directory is the queue: what was appended is there after any end, until it was acknowledged."""
 
+import errno
 import os
 import stat
 
 import pytest
 
 from agent.spool.area import SpoolInUse
+from agent.spool.files import Files
 from agent.spool.store import Store
 from agent.spool.turn import HandOver, Loaded, New, Request
 from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_gap, seqs, some
@@ -290,6 +292,33 @@ def test_files_without_a_block(directory, content):
     assert queue.read() == []
     assert queue.lost == []
     assert not (directory / "3-7.seg").exists()
+
+
+class BadSector(Files):
+    """A disk that cannot read one place."""
+
+    def __init__(self, first, last):
+        self.first, self.last = first, last
+
+    def read(self, directory, name, limit, offset=0):
+        data = super().read(directory, name, limit, offset)
+        if offset < self.last and offset + len(data) > self.first:
+            raise OSError(errno.EIO, "Input/output error")
+        return data
+
+
+def test_a_bad_sector(directory):
+    """A place of the disk that cannot be read costs the block it is in, which is named; what is behind it arrives."""
+    queue = Queue(directory, EARLIER)
+    records = some(1, 90, size=1000, origin=EARLIER)
+    for start in range(0, 90, 30):
+        queue.append(records[start : start + 30])
+    queue.store.close()
+    (path,) = directory.glob("*.seg")
+    middle = path.stat().st_size // 2
+    queue = Queue(directory, files=BadSector(middle, middle + 512))
+    assert queue.read() == [*records[:30], *records[60:]]
+    assert queue.lost == [a_gap(31, 60, origin=EARLIER)]
 
 
 def test_quarantine_is_bounded(directory):
