@@ -309,12 +309,10 @@ class Daemon:
         """Tells that Kafka acknowledges again, after so many seconds."""
         self._tell(BrokerBack, lost_s=round(seconds, 3))
 
-    def rejected(self, record: Record, origin: Origin, reason: str) -> bool:
-        """Tells of a record that Kafka will not take; False when that is no use."""
-        told = self._recorder.rejected(record, origin, reason)
-        if told is not None:
+    def rejected(self, record: Record, origin: Origin, reason: str) -> None:
+        """Tells what a record was that Kafka will not take."""
+        if (told := self._recorder.rejected(record, origin, reason)) is not None:
             self._spool.append(told)
-        return told is not None
 
     def _tell(self, kind: type[Event], **fields: Any) -> None:
         self._spool.append(self._recorder.event(kind, **fields))

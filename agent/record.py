@@ -161,7 +161,9 @@ class GapEvent(Event, kw_only=True, tag="gap"):
 
 
 class RecordRejected(Event, kw_only=True, tag="record_rejected"):
-    """A record that Kafka will not take. The agent keeps it in the spool's `rejected/`; `record` is its beginning."""
+    """A record that Kafka will not take, which a `gap` names as well. The agent keeps it in the spool's `rejected/`;
+    `record` is its beginning.
+    """
 
     topic: str
     run_id: str

@@ -24,7 +24,7 @@ WINDOW = 2_000  # live records of a topic that are handed over and not acknowled
 BATCH = 500  # records of a topic that are handed over in one turn: some milliseconds of the loop
 SOON = 0.01  # seconds until the next turn when there is more to do; else a tick
 LOST_AFTER = 5.0  # no word from Kafka for this long while something is on its way: it is lost
-HOLD = 5.0  # a topic that is refused is tried again after this long, with one record
+HOLD = 3.0  # a topic that is refused is tried again after this long, with one record
 SPREAD = 10.0  # the backlog begins at random within these seconds after Kafka is back: a fleet does not return as one
 PACE = 100, 5_000  # records of the backlog that are on their way: at first and at least; at most
 QUICK = 1.0  # seconds: an acknowledgement that takes longer slows the backlog down
@@ -68,8 +68,8 @@ class News(Protocol):
     def broker_back(self, seconds: float) -> None:
         """Kafka acknowledges again, after so many seconds."""
 
-    def rejected(self, record: Record, origin: Origin, reason: str) -> bool:
-        """Kafka will never take this record. Whether that is told; else it is for a gap to tell."""
+    def rejected(self, record: Record, origin: Origin, reason: str) -> None:
+        """Kafka will never take this record; it is set aside, and a gap will name it."""
 
 
 class Forwarder:
@@ -225,8 +225,8 @@ class Forwarder:
 
     def _refuse(self, records: Sequence[Record], reason: str) -> None:
         for record in self._suspects.refused(records):
-            told = self._news.rejected(record, self._spool.origin(record), reason)
-            self._spool.refuse(record, None if told else reason)
+            self._news.rejected(record, self._spool.origin(record), reason)
+            self._spool.refuse(record, reason)
             self._trouble.say(
                 (record.topic, "record_refused"),
                 logging.ERROR,

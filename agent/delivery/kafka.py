@@ -49,7 +49,6 @@ DEFAULTS: dict[str, Any] = {
     "socket.timeout.ms": 10_000,
     "socket.connection.setup.timeout.ms": 10_000,
     "socket.keepalive.enable": True,
-    "topic.metadata.refresh.interval.ms": 10_000,  # a topic that was gone is asked for again only then
     "topic.metadata.propagation.max.ms": 3_000,  # how long an unknown topic is waited for before it is told
 }
 REMAKE = 5.0  # seconds between two producers
@@ -105,6 +104,7 @@ class KafkaSink:
         self._blocks: list[_Block] = []  # on their way
         self._stamp_from = 0.0  # boot time
         self._made = boottime()
+        self._asking: threading.Thread | None = None
         self._producer: Producer | None = self._new_producer()
 
     def send(self, records: Sequence[Record]) -> None:
@@ -163,6 +163,12 @@ class KafkaSink:
     def _new_producer(self) -> Producer:
         return _new(Producer, self._properties | {"error_cb": self._error, "logger": log})
 
+    def _ask_for_topics(self) -> None:
+        """librdkafka asks again for a topic that was there and is gone only after minutes: so we do, in a thread."""
+        if self._producer is not None and (self._asking is None or not self._asking.is_alive()):
+            self._asking = threading.Thread(target=_ask_for_topics, args=(self._producer,), daemon=True)
+            self._asking.start()
+
     def _bury(self, error: KafkaError) -> None:
         self._trouble.say("fatal", logging.ERROR, "the Kafka producer failed and is replaced: %s", error.str())
         left = [block.left for block in self._blocks]
@@ -190,6 +196,7 @@ class KafkaSink:
         if code == KafkaError._PURGE_QUEUE:
             return "unsent", ""
         if (why := _TOPIC_REFUSED.get(code)) is not None:
+            self._ask_for_topics()
             return "topic_refused", why
         if (why := _RECORD_REFUSED.get(code)) is not None:
             return "record_refused", why
@@ -390,6 +397,11 @@ def _new(kind: Callable[[dict[str, Any]], T], properties: dict[str, Any]) -> T:
         return kind(properties)
     except KafkaException as error:
         raise DeliveryError(error.args[0].str()) from None
+
+
+def _ask_for_topics(producer: Producer) -> None:
+    with contextlib.suppress(KafkaException):  # told by the next refusal
+        producer.list_topics(timeout=ANSWER)
 
 
 def _end(holder: list[Producer]) -> None:

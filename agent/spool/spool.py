@@ -201,21 +201,18 @@ class Spool:
             self._forget(record)
             self._gaps.acknowledged(record.id)
 
-    def refuse(self, record: Record, gap: str | None = None) -> None:
-        """Gives a taken record up, because Kafka will not have it: it is set aside on disk, for people.
+    def refuse(self, record: Record, reason: str) -> None:
+        """Gives a taken record up, because Kafka will not have it: a gap names it, and it is set aside for people.
 
-        With `gap`, a reason, a gap names it; else the caller tells of it. One that told a gap is not set aside: the gap
-        is told again, a little later.
+        One that told a gap is not set aside: the gap is told again, a little later.
         """
         del self._taken[record.topic][record.id]
         block = self._where[record.id]
         if self._gaps.lost(record.id):
             self._tell_from = boottime() + TELL_AGAIN
         else:
-            # Acknowledged only with the request after: what the caller tells of it is written before it goes.
             self._refused.append(Loaded(0, block.origin, record.topic, [record]))
-        if gap is not None:
-            self._gaps.add([self._gap(record, gap, block.origin)])
+        self._gaps.add([self._gap(record, reason, block.origin)])
         self._forget(record)
 
     def give_back(self, records: Iterable[Record], *, unsent: bool = False) -> None:

@@ -31,6 +31,7 @@ class Line:
         self._numbers: dict[str, int] = {}
         self.sent: dict[str, bytes] = {}  # id: value
         self.told: list[Gap] = []
+        self.refused: list[tuple[str, str]] = []
         self.lost = self.back = 0  # how often Kafka was
         self.spool = a_spool(self._tell)
         # A second's wait before the first connection is good for a fleet, not for tests.
@@ -57,9 +58,9 @@ class Line:
         """As the daemon is told."""
         self.back += 1
 
-    def rejected(self, record: Record, origin: Origin, reason: str) -> bool:
-        """Leaves it to a gap to tell."""
-        return False
+    def rejected(self, record: Record, origin: Origin, reason: str) -> None:
+        """As the daemon is told."""
+        self.refused.append((record.id, reason))
 
     def _tell(self, gap: Gap) -> Record:
         self.told.append(gap)

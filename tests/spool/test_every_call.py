@@ -25,8 +25,7 @@ def a_day(world):
     spool.broker_lost = False
     taken = world.take(8)
     world.arrive(taken[:5])
-    spool.refuse(taken[5])
-    world.refused.add(taken[5].id)
+    spool.refuse(taken[5], "record_too_large")
     spool.give_back(taken[6:])
     world.turn()
     dropped = world.spool._gaps_seen

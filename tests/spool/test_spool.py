@@ -245,18 +245,18 @@ async def test_gaps_outlive_a_stop(directory):
 
 
 async def test_refused_record(directory, volatile):
-    """A record that Kafka never takes is set aside; the others arrive; nothing of it is sent again."""
+    """A record that Kafka never takes is set aside and named by a gap; the others arrive; it is not sent again."""
     agent = Agent(directory, volatile=volatile)
     await agent.spool.open()
     agent.append(some(1, 10))
     await agent.turn()
     taken = agent.take()
-    agent.spool.refuse(taken[3])
-    agent.append(some(1, 1, EVENTS))
+    agent.spool.refuse(taken[3], "record_too_large")
     agent.spool.acknowledge([*taken[:3], *taken[4:]])
     await agent.turn()
     assert [name.split("/")[0] for name in files(directory) if name.startswith("rejected")] == ["rejected"]
     assert [record.topic for record in await agent.deliver_all()] == [EVENTS]
+    assert [(gap.first_seq, gap.count, gap.reason) for gap in agent.gaps()] == [(4, 1, "record_too_large")]
     assert len(files(directory)) == 1
     await agent.spool.close(5)
 
@@ -269,10 +269,10 @@ async def test_refused_gap(directory, monkeypatch):
     agent.spool._gaps.add([agent.spool._gap(a_record(1), "queue_full")])
     await agent.turn()
     (telling,) = agent.take()
-    agent.spool.refuse(telling)
+    agent.spool.refuse(telling, "record_too_large")
     await agent.turn()
-    assert len(await agent.deliver_all()) == 1
-    assert [(gap.first_seq, gap.count) for gap in agent.gaps()] == [(1, 1)]
+    assert len(await agent.deliver_all()) == 2
+    assert [(gap.topic, gap.first_seq, gap.count) for gap in agent.gaps()] == [(RESULTS, 1, 1), (EVENTS, 1, 1)]
     await agent.spool.close(5)
 
 

@@ -114,7 +114,7 @@ async def test_trouble_is_shown(tmp_path):
     agent.append(some(1, 3))
     await agent.turn()
     taken = agent.take()
-    agent.spool.refuse(taken[0])
+    agent.spool.refuse(taken[0], "record_too_large")
     agent.spool.give_back(taken[1:])
     await agent.turn()
     agent.store._lose([agent.spool._gap(taken[1], "spool_full")])
@@ -126,7 +126,7 @@ async def test_trouble_is_shown(tmp_path):
     found = status(directory)
     assert (found.rejected_records, found.quarantined_files, found.newer_segments) == (1, 1, 1)
     assert found.damaged_bytes == 5_000
-    assert [gap.reason for gap in found.gaps] == ["spool_full"]
+    assert [gap.reason for gap in found.gaps] == ["record_too_large", "spool_full"]
     assert list(dump_rejected(directory)) == some(1, 1)
     assert [each for each in dump(directory) if isinstance(each, str)] == [
         f"{directory}/1-2.seg: 5000 bytes are damaged and not shown",
