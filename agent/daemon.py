@@ -5,6 +5,7 @@ Measuring never waits for delivery, and delivery never for measuring; between th
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import logging
 import os
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from agent import __version__
-from agent.config import Config, ConfigError, load
+from agent.config import Config, ConfigError, Footprint, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
@@ -60,6 +61,7 @@ PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
 FLUSH_SECONDS = 5.0  # and what waits for Kafka this long
 KEEP_SECONDS = 2.0  # and what then is left, until it is on disk: with a second for what was cancelled, 9 s at most
 BEGIN_AGAIN_SECONDS = 5.0
+LOOK_SECONDS = 0.5  # between two looks for edits; a reload begins when two in turn have seen the same
 TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
 # A collection after so many objects more than before, of the older ones after so many such: a probe leaves nothing for
@@ -76,8 +78,11 @@ ONLY_WITH_A_RESTART = (
 )
 
 
-def run(path: Path, config: Config) -> int:
-    """Runs the daemon with `config`, which was loaded from `path`, until SIGTERM or SIGINT; the exit status."""
+def run(path: Path, config: Config, footprint: Footprint) -> int:
+    """Runs the daemon with `config`, which was loaded from `path`, until SIGTERM or SIGINT; the exit status.
+
+    `footprint`: of that loading.
+    """
     import uvloop
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -85,7 +90,7 @@ def run(path: Path, config: Config) -> int:
 
     async def live() -> int:
         try:
-            return await Daemon(path, config).run()
+            return await Daemon(path, config, footprint).run()
         except (StateInUse, SpoolInUse) as error:
             log.critical("%s", error)
             return 1
@@ -108,8 +113,9 @@ class Prepared(NamedTuple):
 class Daemon:
     """All parts of one running agent. To be made on the running loop. Raises `StateInUse`."""
 
-    def __init__(self, path: Path, config: Config) -> None:
-        self._path, self._config = path, config
+    def __init__(self, path: Path, config: Config, footprint: Footprint) -> None:
+        self._path, self._config, self._footprint = path, config, footprint
+        self._edited = footprint  # as it was at the last look
         self._state_directory = Path(config.state_directory)
         lock_state(self._state_directory)
         self._run, self._previous = begin_run(self._state_directory)
@@ -197,9 +203,23 @@ class Daemon:
         log.info("stopped")
 
     async def _reload_when_asked(self) -> None:
-        """Loads, validates all of it, and only then applies. A signal during a reload makes one more."""
-        await self._reload.wait()
-        self._reload.clear()
+        """On SIGHUP, or when the files were edited; a signal during a reload makes one more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._reload.wait()
+        if self._reload.is_set():
+            self._reload.clear()
+            await self._load_again()
+        elif await _in_thread(self._is_edited):
+            await self._load_again()
+
+    def _is_edited(self) -> bool:
+        """Whether something differs from what was loaded, and is the same as at the last look: nobody is writing."""
+        before, self._edited = self._edited, self._footprint.now()
+        return self._edited != self._footprint and self._edited == before
+
+    async def _load_again(self) -> None:
+        """Loads, validates all of it, and only then applies."""
         try:
             # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
             self._apply(await _in_thread(self._prepare))
@@ -213,7 +233,9 @@ class Daemon:
 
     def _prepare(self) -> Prepared:
         """Loads the configuration and makes all that can fail. Raises `ConfigError` and `DeliveryError`."""
-        config = self._keep_what_needs_a_restart(load(self._path, refusal=refusal))
+        self._footprint = Footprint()
+        loaded = load(self._path, refusal=refusal, footprint=self._footprint)
+        config = self._keep_what_needs_a_restart(loaded)
         running = {target.id: target for target in self._config.targets if target.enabled}
         probers = self._probers_of(target for target in config.targets if running.get(target.id) != target)
         changed = config.kafka != self._config.kafka

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from agent import daemon
-from agent.config import load
+from agent.config import Footprint, load
 from agent.config.model import Kafka
 from agent.delivery.kafka import EmbeddedBroker, read
 
@@ -39,7 +39,9 @@ defaults: {{interval: 1s}}
 
     @contextlib.asynccontextmanager
     async def running(self):
-        task = asyncio.create_task(daemon.Daemon(self.path, load(self.path)).run())
+        footprint = Footprint()
+        config = load(self.path, footprint=footprint)
+        task = asyncio.create_task(daemon.Daemon(self.path, config, footprint).run())
         await asyncio.sleep(0.1)
         try:
             yield task
@@ -155,3 +157,102 @@ async def test_many_problems_are_told_in_part(device, caplog):
     (rejected,) = device.events("config_rejected")
     assert len(rejected["problems"]) == 51
     assert rejected["problems"][-1].endswith("and 10 more problems")
+
+
+async def applied(caplog, times):
+    """Waits until so many configurations were applied, the first one among them."""
+    await until(lambda: caplog.text.count("applied: ") >= times)
+
+
+def measured(device):
+    """The targets of the last second, as they are named."""
+    return {record["target"]["id"].rpartition("/")[2] for record in device.told("uptime.results")[-6:]}
+
+
+SAVES = {
+    "in place": lambda file, text: file.write_text(text),
+    "by rename": lambda file, text: (
+        file.with_suffix(".new").write_text(text) and file.with_suffix(".new").replace(file)
+    ),
+    "as a link": lambda file, text: (
+        file.with_suffix(".other").write_text(text) and (file.unlink(), file.symlink_to(file.with_suffix(".other")))
+    ),
+}
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+async def test_an_edit_is_enough(device, caplog, save):
+    """However the file is saved, it is in force soon after, without anybody's saying so."""
+    caplog.set_level(logging.INFO)
+    edited = device.path.read_text().replace("9/b", "9/edited")
+    async with device.running():
+        begun = time.monotonic()
+        save(device.path, edited)
+        await applied(caplog, 2)
+        assert time.monotonic() - begun < 10  # two looks; a machine that is busy takes longer
+        await asyncio.sleep(1.2)
+    assert "edited" in measured(device)
+
+
+@pytest.mark.parametrize("what", ["a new file", "a file that goes", "a secret", "the target of a link"])
+async def test_an_edit_of_another_file_is_enough(device, caplog, tmp_path, what):
+    """Of a file in targets.d, of a secret, of a folder that is swapped by its link, as git checkouts are."""
+    caplog.set_level(logging.INFO)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "a.yaml").write_text("- 'http://127.0.0.1:9/a1'")
+    (tmp_path / "two" / "a.yaml").write_text("- 'http://127.0.0.1:9/a2'")
+    (tmp_path / "targets.d").symlink_to("one")
+    (tmp_path / "secret").write_text("1")
+    device.write("include: targets.d/*.yaml\ntargets: [{url: 'http://127.0.0.1:9/b', body: {file: secret}}]")
+    async with device.running():
+        if what == "a new file":
+            (tmp_path / "one" / "c.yaml").write_text("- 'http://127.0.0.1:9/c'")
+        elif what == "a file that goes":
+            (tmp_path / "one" / "a.yaml").unlink()
+        elif what == "a secret":
+            (tmp_path / "secret").write_text("22")
+        else:
+            (tmp_path / "link").symlink_to("two")
+            (tmp_path / "link").replace(tmp_path / "targets.d")
+        await applied(caplog, 2)
+        await asyncio.sleep(1.2)
+    assert len(device.events("config_applied")) == 2
+    expected = {"a new file": {"a1", "b", "c"}, "a file that goes": {"b"}, "a secret": {"a1", "b"}}
+    assert expected.get(what, {"a2", "b"}) <= measured(device)
+
+
+async def test_a_bad_edit_waits_for_its_mend(device, caplog):
+    """It is told once, changes nothing, and the next save is looked at as any other."""
+    caplog.set_level(logging.INFO)
+    good = device.path.read_text()
+    async with device.running():
+        device.path.write_text(good.replace("interval: 1s", "interval: soon"))
+        await until(lambda: "stays in force" in caplog.text)
+        await asyncio.sleep(1.5)
+        assert caplog.text.count("stays in force") == 1
+        device.path.unlink()
+        await until(lambda: caplog.text.count("stays in force") == 2)
+        device.path.write_text(good.replace("9/b", "9/mended"))
+        await applied(caplog, 2)
+        await asyncio.sleep(1.2)
+    assert len(device.events("config_rejected")) == 2
+    assert {"a", "mended"} <= measured(device)
+
+
+async def test_saves_in_a_row_are_few_reloads(device, caplog):
+    """Ten saves in a second: the last one is in force, and no half of one ever was."""
+    caplog.set_level(logging.INFO)
+    good = device.path.read_text()
+    async with device.running():
+        for number in range(10):
+            text = good.replace("9/b", f"9/save-{number}")
+            device.path.write_text(text[: len(text) // 2])
+            await asyncio.sleep(0.02)
+            device.path.write_text(text)
+            await asyncio.sleep(0.08)
+        await until(lambda: "stays in force" in caplog.text or caplog.text.count("applied: ") >= 2)
+        await asyncio.sleep(2.5)
+    assert not device.events("config_rejected")
+    assert 2 <= len(device.events("config_applied")) <= 5
+    assert "save-9" in measured(device)

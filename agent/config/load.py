@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
+from agent.config.footprint import Footprint
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location
 from agent.config.problems import ConfigError, Mark, Problems, Rejected, printable, quoted
@@ -39,15 +40,18 @@ def load(
     base_directory: Path | None = None,
     secrets: Literal["check", "skip"] = "check",
     refusal: Callable[[Kafka], str | None] = lambda kafka: None,
+    footprint: Footprint | None = None,
 ) -> Config:
     """The configuration at `path`. Raises `ConfigError` with every problem of all its files.
 
     `base_directory`: what includes and other files are relative to, by default the folder of `path`. `skip` opens no
     secrets: the result is for looking at, not for measuring. `refusal`: what Kafka's client says against its block.
+    `footprint` takes in what is read, also when it is no good.
     """
     base = path.parent if base_directory is None else base_directory
-    problems = Problems()
-    loading = _Loading(path, base, problems, Reader(problems, Sources(base, open_secrets=secrets == "check")))
+    problems, footprint = Problems(), footprint or Footprint()
+    sources = Sources(base, footprint, open_secrets=secrets == "check")
+    loading = _Loading(path, base, problems, Reader(problems, sources), footprint)
     with _no_collection():
         return loading.run(refusal)
 
@@ -57,8 +61,9 @@ def load_kafka(path: Path) -> Kafka:
 
     Nothing else there is looked at: neither may its problems be in the way, nor are its secrets opened.
     """
-    problems = Problems()
-    return _Loading(path, path.parent, problems, Reader(problems, Sources(path.parent))).kafka()
+    problems, footprint = Problems(), Footprint()
+    reader = Reader(problems, Sources(path.parent, footprint))
+    return _Loading(path, path.parent, problems, reader, footprint).kafka()
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def of_url(url: str) -> Config:
         raise ValueError("the URL has a character that cannot be printed, which no URL has; correct it")
     problems = Problems()
     place = parse("URL", json.dumps(url, ensure_ascii=False).encode(), problems)
-    targets = Targets(Reader(problems, Sources(Path())))
+    targets = Targets(Reader(problems, Sources(Path(), Footprint())))
     if place is not None:
         targets.take(place)
     try:
@@ -90,8 +95,9 @@ def of_url(url: str) -> Config:
 
 
 class _Loading:
-    def __init__(self, path: Path, base: Path, problems: Problems, reader: Reader) -> None:
+    def __init__(self, path: Path, base: Path, problems: Problems, reader: Reader, footprint: Footprint) -> None:
         self._path, self._base, self._problems, self._reader = path, base, problems, reader
+        self._footprint = footprint
         self._targets = Targets(reader)
         self._digest = hashlib.blake2b(digest_size=6)
         self._left = LARGEST  # bytes that may still be read
@@ -220,7 +226,9 @@ class _Loading:
         if pattern is NOT_OPENED:
             return []
         literal = not glob.has_magic(pattern)
-        names = [pattern] if literal else sorted(glob.glob(pattern, root_dir=self._base))
+        if literal:
+            self._footprint.read(self._base / pattern)
+        names = [pattern] if literal else self._footprint.matched(self._base, pattern)
         files = [self._base / name for name in names]
         if not pattern or (literal and _missing(files[0])):
             self._reader.reject(place, f"{quoted(pattern)} is not there; correct the path, or use a pattern with *")
@@ -252,6 +260,7 @@ class _Loading:
 
     def _read(self, file: Path) -> bytes:
         """At most one byte more than is allowed. Raises OSError."""
+        self._footprint.read(file)
         # Opening a pipe would wait for its writer.
         with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from agent.config.footprint import Footprint
 from agent.config.model import Secret
 from agent.config.problems import printable, quoted
 
@@ -21,8 +22,8 @@ NOT_OPENED = Secret("***")
 class Sources:
     """Reads the files and secrets that a configuration names. `base`: what relative paths start from."""
 
-    def __init__(self, base: Path, *, open_secrets: bool = True) -> None:
-        self._base, self._open_secrets = base, open_secrets
+    def __init__(self, base: Path, footprint: Footprint, *, open_secrets: bool = True) -> None:
+        self._base, self._footprint, self._open_secrets = base, footprint, open_secrets
 
     def secret(self, kind: str, name: str) -> Secret:
         """The secret `{kind: name}`. Raises ValueError that says what is wrong and how to mend it."""
@@ -50,6 +51,7 @@ class Sources:
         file = self._base / path
         if "\0" in str(file):
             raise ValueError(f"{quoted(str(file))} has a NUL character in it; correct the path")
+        self._footprint.read(file)
         try:
             # Opening a pipe would wait for its writer, and a device may never end.
             if not stat.S_ISREG(file.stat().st_mode):
