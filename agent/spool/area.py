@@ -4,6 +4,7 @@ Only regular files named `<run>-<n>.seg` and `<run>-<n>.gaps` are the spool's; e
 alone, and no link is followed. `n` grows over all runs: it alone is the order, also when the run counter began anew.
 """
 
+import contextlib
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -127,16 +128,14 @@ class Aside:
         self.bytes = 0
 
     def look(self, area: Area) -> None:
-        """Finds out how much is there. Raises `OSError`."""
-        try:
+        """Finds out how much is there; nothing, if it cannot be opened or something foreign has its name."""
+        self.bytes = 0
+        with contextlib.suppress(OSError):
             folder = self._files.open_directory(self.name, area.directory, create=False)
-        except FileNotFoundError:
-            self.bytes = 0
-            return
-        try:
-            self.bytes = sum(found.size for found in own_files(self._files, folder))
-        finally:
-            self._files.close(folder)
+            try:
+                self.bytes = sum(found.size for found in own_files(self._files, folder))
+            finally:
+                self._files.close(folder)
 
     def move_in(self, area: Area, name: str) -> None:
         """Moves a segment of `area` here. Raises `OSError`."""

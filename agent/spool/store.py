@@ -222,8 +222,13 @@ class Store:
 
     def _look_for_directory(self) -> None:
         """Opens the directory proper and takes in what is there; without it, records stay in memory."""
+        found: Sequence[Found] = ()
         try:
-            area = Area(self._path, self._files)
+            area = next((left for left in self._left if not left.replaced()), None)
+            if area is not None:
+                self._left.remove(area)  # it is back, with all that is known of it
+            else:
+                area, found = self._open_directory()
         except OSError as error:
             self._trouble(str(self._path), error)
             return
@@ -232,17 +237,20 @@ class Store:
                 self._response.trouble = f"{self._path}: another uptime-agent uses it"
                 return
             raise
-        try:
-            found = area.found()
-            self._quarantine.look(area)
-            self._rejected.look(area)
-        except OSError as error:
-            self._trouble(str(self._path), error)
-            area.close()
-            return
         self._area = area
+        self._quarantine.look(area)
+        self._rejected.look(area)
         self._show_volatile(area)
         self._take_in(area, found)
+
+    def _open_directory(self) -> tuple[Area, list[Found]]:
+        """Raises `OSError` and `SpoolInUse`."""
+        area = Area(self._path, self._files)
+        try:
+            return area, area.found()
+        except OSError:
+            area.close()
+            raise
 
     def _show_volatile(self, area: Area) -> None:
         """Whoever looks at the spool finds the volatile directory by a link in it."""
@@ -444,7 +452,11 @@ class Store:
             self._trouble(f"{segment.name} cannot be removed", error)  # tried again once a second
 
     def _keep_damaged(self, segment: Segment) -> None:
-        self._quarantine.move_in(segment.area, segment.name)
+        try:
+            self._quarantine.move_in(segment.area, segment.name)
+        except OSError as error:
+            log.warning("%s: cannot be kept in %s: %s", segment.name, self._quarantine.name, error)
+            self._files.unlink(segment.area.directory, segment.name)
 
     def _set_aside(self, refused: Loaded) -> None:
         """Keeps records for people that Kafka will not take."""
