@@ -1,7 +1,9 @@
 """A campaign: the agent as a process, a site that numbers what it serves, a broker in trouble, and the account."""
 
 import json
+import random
 import signal
+import string
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -46,9 +48,15 @@ class Campaign:
         if self.running is not None:
             self.running.end(signal.SIGKILL if any(raised) else signal.SIGTERM)
 
-    def write(self, kafka: str = "", more: str = "", targets: str = "") -> None:
-        """The configuration; with these further lines of `kafka`, of the whole, and of `targets`."""
-        listed = "".join(f"  - {{id: {target}, url: '{self.url(target)}'}}\n" for target in self.targets)
+    def write(self, kafka: str = "", more: str = "", targets: str = "", noise: int = 0) -> None:
+        """The configuration; with these further lines of `kafka`, of the whole, and of `targets`.
+
+        `noise`: how many labels of 250 letters each target has, which no compression makes much smaller.
+        """
+        listed = "".join(
+            f"  - {{id: {target}, url: '{self.url(target)}', labels: {json.dumps(noisy(noise))}}}\n"
+            for target in self.targets
+        )
         self.config.write_text(
             f"""
 agent: {{id: {self.id}}}
@@ -140,6 +148,11 @@ targets:
         return [value for value in values if value["event"] == kind]
 
 
+def noisy(labels: int) -> dict[str, str]:
+    """Labels of 250 random letters each."""
+    return {f"noise{number}": "".join(random.choices(string.ascii_letters, k=250)) for number in range(labels)}
+
+
 class Arrivals:
     """Follows topics while the broker comes and goes. To be closed."""
 
@@ -166,6 +179,7 @@ class Arrivals:
             for partition in self._consumer.list_topics(topic, timeout=LONG).topics[topic].partitions
         ]
         self.newest = 0.0  # boot time of the measurement that was the last of those that have arrived
+        self.first: dict[str, float] = {}  # boot time of the arrival of each run's first result, in the order of these
         self._consumer.assign(places)
 
     def poll(self, seconds: float) -> None:
@@ -179,6 +193,7 @@ class Arrivals:
                     value = json.loads(message.value())
                     if "event" not in value:
                         self.newest = max(self.newest, value["clock"]["boottime_s"])
+                        self.first.setdefault(value["agent"]["run_id"], boottime())
 
     def close(self) -> None:
         self._consumer.close()

@@ -4,6 +4,7 @@ A site numbers what it serves, and the record of a measurement carries that numb
 that was lost, invented or counted twice is seen without trusting anything that the agent says of itself.
 """
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,8 @@ class Account(NamedTuple):
 
     `runs`: run numbers by run_id; `repeats`: arrivals of a record that had arrived; `dropped`: records that never
     arrived and are named in a gap; `rejected`: those that Kafka would not take; `overtaken`: results that first
-    arrived behind a later one of their run; `lost_at_ends`: measurements that went with a kill.
+    arrived behind a later one of their run; `lost_at_ends`: measurements that went with a kill; `in_order`: sorted by
+    run and seq they are in the order in which they were measured, which holds while the run counter is kept.
     """
 
     runs: dict[str, int]
@@ -45,6 +47,7 @@ class Account(NamedTuple):
     rejected: int
     overtaken: int
     lost_at_ends: int
+    in_order: bool
 
 
 def audit(
@@ -69,6 +72,7 @@ def audit(
         rejected=len(rejected),
         overtaken=books.overtaken,
         lost_at_ends=lost,
+        in_order=books.in_order(),
     )
 
 
@@ -195,6 +199,15 @@ class _Books:
         if len(unexplained) > gone:
             self.breaches[f"measured, and no record ({gone} are named)"] += unexplained
         return lost
+
+    def in_order(self) -> bool:
+        """By the boot time of each target's measurements; those of different targets may end in any order."""
+        places = [
+            (value["target"]["id"], value["agent"]["run"], value["agent"]["seq"], value["clock"]["boottime_s"])
+            for value in self.results()
+        ]
+        places.sort()
+        return all(one[0] != other[0] or one[3] <= other[3] for one, other in itertools.pairwise(places))
 
     def check_schemas(self) -> None:
         """One record of each kind: thousands would take longer than the campaign."""

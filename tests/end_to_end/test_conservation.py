@@ -71,6 +71,7 @@ def test_a_whole_campaign():
     whole = account([result(1), result(3), result(2), result(3)], [stopping(1, 3)])
     assert (whole.results, whole.repeats, whole.overtaken, whole.dropped) == (3, 1, 1, 0)
     assert whole.runs == {RUN: 1}
+    assert whole.in_order
     # A second run, after a drop and a kill that took the fourth measurement.
     runs = account(
         [result(1), result(3), result(1, 5, NEXT_RUN)],
@@ -79,6 +80,7 @@ def test_a_whole_campaign():
         ends=[4.2],
     )
     assert (runs.results, runs.dropped, runs.lost_at_ends, runs.runs) == (3, 1, 1, {RUN: 1, NEXT_RUN: 2})
+    assert not runs.in_order  # the second run's clock says that it was before the first one's end
 
 
 @pytest.mark.parametrize(

@@ -180,19 +180,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield {row: threads.submit(campaign, row, tmp_path_factory.mktemp("row")) for row in chosen}
 
 
-UNMENDED = {
-    "no topic": "a topic that had gone is not found again within 10 s",
-    "no record": "a record_rejected that is rejected itself leaves the first record without a name",
-}
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        pytest.param(row, marks=pytest.mark.xfail(reason=UNMENDED[row], strict=True)) if row in UNMENDED else row
-        for row in ROWS
-    ],
-)
+@pytest.mark.parametrize("row", ROWS)
 def test_nothing_is_lost(rows: Rows, row: str) -> None:
     """Live records are back within 10 s of each fault's end, and all that was measured arrives, or is named."""
     account = rows[row].result()
