@@ -9,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from agent.spool.files import Files
 from agent.spool.reading import within
@@ -82,13 +82,13 @@ class Segment:
         self.file: int | None = None  # while it is appended to, or waits for its sync
         self.records = 0  # that this run wrote to it
         self.left = 0  # in memory and not acknowledged
-        self.live = False
+        # live: its records are in memory too; backlog: they are not; over: to be removed, as soon as the disk lets us;
+        # alone: a newer agent's, or unreadable: not ours to touch
+        self.state: Literal["live", "backlog", "over", "alone"] = "backlog"
         self.dirty = self.named = False  # bytes, or the name, wait for a sync
         self.blocks: deque[Block] | None = None  # still to be loaded; None until it is read
         self.wanted: tuple[tuple[int, int], ...] | None = None
         self.damaged = False
-        self.over = False  # to be removed, as soon as the disk lets us
-        self.alone = False  # a newer agent's, or unreadable: not ours to touch
         self._first: Record | None = None  # of what this run wrote, without their values
         self._last: Record | None = None
 

@@ -44,6 +44,10 @@ class Ledger:
         self.due = self.due or not gaps  # what a full disk left of one is to go
         return gaps
 
+    def areas(self) -> set[Area]:
+        """Where its files are."""
+        return {area for area, _ in self._names}
+
     def add(self, gaps: Sequence[Gap]) -> None:
         """Takes rows in that the caller does not know yet."""
         self._own += gaps

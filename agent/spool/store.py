@@ -82,7 +82,6 @@ class Store:
         self._ceiling: int | None = None
         self._spare_until = 0.0  # boot time
         self._names_unproved = False
-        self._unproved: list[int] = []  # segments that were found, and may not have been synced; the newest last
         self._looked = 0.0
         self._response = Response()
 
@@ -154,15 +153,15 @@ class Store:
             response.trouble = response.trouble or next(iter(self._writer.unsafe.values()))
             self._writer.unsafe.clear()
         response.bytes = self._bytes()
-        waiting = [s for s in self._segments.values() if not (s.live or s.over or s.alone)]
+        waiting = [s for s in self._segments.values() if s.state == "backlog"]
         response.unread = sum(segment.size for segment in waiting if segment.blocks is None)
         response.again = bool(
             self._area is None
             or self._ledger.due
             or self._names_unproved
-            or self._unproved
+            or self._writer.unproved
             or self._stranded()
-            or any(segment.over for segment in self._segments.values())
+            or any(segment.state == "over" for segment in self._segments.values())
         )
         response.more = any(segment.blocks is None or segment.blocks for segment in waiting)
         return response
@@ -185,25 +184,25 @@ class Store:
         self._looked = boottime()
         if self._area is not None and self._is_replaced(self._area):
             for key, segment in self._segments.items():
-                if segment.live and segment.area is self._area:
+                if segment.state == "live" and segment.area is self._area:
                     self._writer.give_up(key, f"{self._path} was moved or replaced")
             self._response.trouble = f"{self._path} was moved or replaced"
             self._left.add(self._area)  # what is in it is read on
-            self._area = None
+            self._area, self._ledger.due = None, True
         if self._area is None:
             self._look_for_directory()
         elif self._names_unproved:
             self._prove_names(self._area)
         for key, segment in list(self._segments.items()):
-            if segment.over:
+            if segment.state == "over":
                 self._remove(key)
-            elif segment.live and segment.file is not None and self._is_gone(segment.file):
+            elif segment.state == "live" and segment.file is not None and self._is_gone(segment.file):
                 self._writer.give_up(key, f"{segment.name} was removed")
         if self._ledger.due:
             self._keep_gaps()
         if self._stranded():
             self._rescue()
-        for area in self._left - {segment.area for segment in self._segments.values()}:
+        for area in self._left - {segment.area for segment in self._segments.values()} - self._ledger.areas():
             self._left.discard(area)
             area.close()
 
@@ -274,7 +273,7 @@ class Store:
             if segment.size == 0:
                 self._remove(key)
         if not area.volatile and older:
-            self._unproved += older
+            self._writer.unproved += older
             self._prove(SYNCED_AT_ONCE)
             self._prove_names(area)
 
@@ -287,15 +286,8 @@ class Store:
             self._trouble(f"{self._path} cannot be synced", error)
 
     def _prove(self, limit: int) -> None:
-        """A run that was killed may have left files that only the page cache has, and this one has no copy of them."""
-        for _ in range(min(limit, len(self._unproved))):
-            segment = self._segments.get(self._unproved.pop())
-            if segment is None or segment.over:
-                continue
-            try:
-                self._files.sync_named(segment.area.directory, segment.name)
-            except OSError as error:
-                self._trouble(f"{segment.name} cannot be synced", error)
+        if (error := self._writer.prove(limit)) is not None:
+            self._trouble("segments that were found cannot be synced", error)
 
     def _rescue(self) -> None:
         """What a killed run left in the volatile directory goes to the directory proper, as the youngest backlog."""
@@ -313,7 +305,7 @@ class Store:
         for key in new:
             segment = self._segments[key]
             self._writer.rotate(segment)
-            segment.live, segment.left, segment.blocks = False, 0, None
+            segment.state, segment.left, segment.blocks = "backlog", 0, None
         for key in old:
             self._remove(key)
 
@@ -322,7 +314,7 @@ class Store:
         return [
             key
             for key, segment in self._segments.items()
-            if segment.area.volatile and not (segment.live or segment.left or segment.over or segment.alone)
+            if segment.area.volatile and segment.state == "backlog" and not segment.left
         ]
 
     def _copy(self, key: int, new: set[int]) -> None:
@@ -440,7 +432,7 @@ class Store:
         if segment is None:
             return
         segment.left -= count
-        if segment.left <= 0 and (segment.live or (segment.blocks is not None and not segment.blocks)):
+        if segment.left <= 0 and (segment.state == "live" or (segment.blocks is not None and not segment.blocks)):
             self._remove(key)
 
     def _remove(self, key: int) -> None:
@@ -480,7 +472,7 @@ class Store:
         except OSError as error:
             self._trouble(f"{aside.name} cannot be emptied", error)
         for key, segment in self._segments.items():
-            if segment.area is self._area and not (segment.live or segment.left or segment.over or segment.alone):
+            if segment.area is self._area and segment.state == "backlog" and not segment.left:
                 return self._drop(key, segment)
         return False
 
@@ -533,14 +525,14 @@ class Store:
         if key in self._writer.unsafe:
             return
         self._writer.shut(segment)
-        segment.live, segment.left, segment.wanted = False, wanted.kept, wanted.wanted
+        segment.state, segment.left, segment.wanted = "backlog", wanted.kept, wanted.wanted
         self._response.handed_over.add(key)
 
     def _load(self, limit: int, held: frozenset[str]) -> None:
         for key, segment in list(self._segments.items()):
             if limit <= 0:
                 return
-            if segment.live or segment.over or segment.alone or segment.topic in held:
+            if segment.state != "backlog" or segment.topic in held:
                 continue
             if segment.blocks is None and not self._read(segment):
                 continue
@@ -579,11 +571,11 @@ class Store:
         except OSError as error:
             self._trouble(f"{segment.name} cannot be read", error)
             log.warning("%s: cannot be read and is left alone: %s", segment.name, error)
-            segment.alone = True
+            segment.state = "alone"
             return False
         if isinstance(found, Newer):
             log.warning("%s: of a newer agent (version %d): left alone", segment.name, found.version)
-            segment.alone = True
+            segment.state = "alone"
             return False
         segment.blocks = deque(each for each in found if isinstance(each, Block))
         if segment.blocks:

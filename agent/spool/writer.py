@@ -26,6 +26,7 @@ class Writer:
         self.segments: dict[int, Segment] = {}
         self.number = 0  # the highest of any file
         self.unsafe: dict[int, str] = {}  # segments whose sync failed, and how; emptied by who has read it
+        self.unproved: list[int] = []  # segments that were found, and may not have been synced; the newest last
         self._current: dict[tuple[Area, str], int] = {}
         self._keys = 0
         self._compressor = zstandard.ZstdCompressor(level=1)
@@ -80,7 +81,7 @@ class Writer:
     def _create(self, area: Area, origin: Origin, topic: str) -> tuple[int, Segment]:
         segment = Segment(area, self.name(origin, "seg"), self.number, origin, topic)
         segment.file = self._files.create(area.directory, segment.name)
-        segment.live = segment.named = True
+        segment.state, segment.named = "live", True
         key = self._current[area, topic] = self.key()
         self.segments[key] = segment
         return key, segment
@@ -152,6 +153,22 @@ class Writer:
             for _, segment in unnamed:
                 segment.named = False
 
+    def prove(self, limit: int) -> OSError | None:
+        """Syncs some of what was found: a run that was killed may have left files that only the page cache has.
+
+        They are not tried again, as nobody has a copy of them; the error of the last that failed.
+        """
+        failed = None
+        for _ in range(min(limit, len(self.unproved))):
+            segment = self.segments.get(self.unproved.pop())
+            if segment is None or segment.state == "over":
+                continue
+            try:
+                self._files.sync_named(segment.area.directory, segment.name)
+            except OSError as error:
+                failed = error
+        return failed
+
     def give_up(self, key: int, why: str) -> None:
         """It may not survive: its records are to be written elsewhere, from memory."""
         segment = self.segments[key]
@@ -165,8 +182,7 @@ class Writer:
         segment = self.segments[key]
         self.detach(segment)
         self.shut(segment)
-        segment.live, segment.over = False, True
-        segment.blocks = None
+        segment.state, segment.blocks = "over", None
         try:
             if to is not None:
                 to(segment)

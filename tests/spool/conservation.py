@@ -126,7 +126,7 @@ class World:
     def power_cut(self, random):
         """What the spool does not hold for synced may be lost."""
         self._may_lose({"memory", "volatile", "proper"})
-        stranded = any(segment.area.volatile and not segment.live for segment in self.store._segments.values())
+        stranded = any(segment.area.volatile and segment.state != "live" for segment in self.store._segments.values())
         if self.disk.hopeless or self.store._names_unproved or stranded:  # a kill, and then a disk that fails
             self.may_be_lost |= self.made.keys() - self.arrived.keys()
         self.disk.power_cut(random)

@@ -9,6 +9,7 @@ import pytest
 from agent.spool import segment, writer
 from agent.spool.ledger import Ledger
 from agent.spool.store import Store
+from agent.spool.writer import Writer
 from tests.spool import test_every_call as every
 from tests.spool.test_segment import test_every_byte_flipped as every_byte_flipped
 from tests.spool.torn_disk import Crash, TornDisk
@@ -40,7 +41,7 @@ def test_without_the_sync_of_names(monkeypatch):
 
 def test_without_the_sync_of_a_killed_runs_files(monkeypatch):
     """A run that was killed leaves files that were never synced: a power cut takes them later."""
-    monkeypatch.setattr(Store, "_prove", lambda self, limit: None)
+    monkeypatch.setattr(Writer, "prove", lambda self, limit: None)
     assert complains(monkeypatch, power=True) or kill_then_power_cut(monkeypatch)
 
 

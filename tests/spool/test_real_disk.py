@@ -283,6 +283,7 @@ async def test_bad_sectors(disks, caplog):
     assert accounted(agent, 1, 300)
     assert [(gap.first_seq, gap.last_seq, gap.reason) for gap in agent.gaps()] == [(201, 300, "damaged")]
     assert "are damaged" in caplog.text
+    await agent.kill()
 
 
 def shrink(disk, image, size):

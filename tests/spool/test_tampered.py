@@ -11,8 +11,9 @@ import pytest
 from agent.spool import segment
 from agent.spool import spool as spool_module
 from agent.spool import store as store_module
+from agent.spool.status import status
 from tests.spool.agent import Agent, files
-from tests.spool.records import EARLIER, ORIGIN, RESULTS, seqs, some
+from tests.spool.records import EARLIER, ORIGIN, RESULTS, a_gap, seqs, some
 
 
 @pytest.fixture
@@ -132,6 +133,29 @@ async def test_moved_away_and_back(directory, volatile, hurried):
     assert set(seqs(arrived)) == set(range(1, 1_041))
     assert agent.gaps() == []
     assert await goes_on(agent, directory, 1_041, 1_060)
+
+
+@pytest.mark.parametrize("how", ["moved", "removed"])
+async def test_gaps_move_with_the_spool(directory, volatile, hurried, how):
+    """What is to be told is in the new directory as soon as the old one is gone, and leaves it when it was told."""
+    agent = Agent(directory, EARLIER, volatile=volatile)
+    await agent.spool.open()
+    agent.spool._gaps.add([a_gap(1, 5, "queue_full", origin=EARLIER)])
+    agent.spool.turn()
+    await turns(agent)
+    if how == "moved":
+        directory.rename(directory.parent / "moved")
+    else:
+        shutil.rmtree(directory)
+    agent.append(some(11, 11, origin=EARLIER))
+    await turns(agent)
+    assert [gap.first_seq for gap in status(directory).gaps] == [1]
+    await agent.deliver_all()
+    await turns(agent)
+    assert [gap.first_seq for gap in agent.gaps()] == [1]
+    assert [name for name in files(directory.parent) if name.endswith("gaps")] == []
+    assert agent.spool._on_disk.again is False
+    await agent.spool.close(5)
 
 
 FOREIGN = ("notes.txt", "1-2.seg.bak", "1-1.seg", "1-3.seg", "1-4.seg", "1-5.gaps", "1-999999999999.seg")
