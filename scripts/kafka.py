@@ -87,6 +87,9 @@ group.initial.rebalance.delay.ms=0
 # A node that was killed may come back only when its session before has ended.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
+# What is stamped years back goes at once, as in a cluster that runs for long, and not after minutes.
+log.retention.check.interval.ms=1000
+log.initial.task.delay.ms=1000
 {f"ssl.keystore.type=PEM{os.linesep}ssl.keystore.location={certificate}" if certificate else ""}
 """)
 

@@ -19,6 +19,7 @@ RESULT = jsonschema.Draft202012Validator(result_schema())
 EVENT = jsonschema.Draft202012Validator(event_schema())
 
 LAST_TICK = 0.5  # seconds of measurements that kill -9 may take: a tick is 0.25, and the machine may be busy
+TIMELY = 5.0  # seconds between the start of a measurement by its record and the site's answer to it
 SHOWN = 10  # breaches of one kind in a complaint
 HOLE = "neither arrived nor named"
 
@@ -81,6 +82,11 @@ def unsettled(arrived: Mapping[str, Sequence[Arrived]]) -> list[str]:
     books = _Books(arrived)
     books.settle()
     return books.breaches[HOLE]
+
+
+def _within(at: float, begun: float, milliseconds: float) -> bool:
+    """Whether a site may have answered then to a measurement that failed."""
+    return -0.05 < at - begun < milliseconds / 1000 + 0.05
 
 
 class _Books:
@@ -174,13 +180,19 @@ class _Books:
     def compare(self, served: Mapping[str, Sequence[float]], ends: Sequence[float], gone: int) -> int:
         """Against the witness: how many measurements no record tells of and an end explains; `gone` may be others."""
         recorded: defaultdict[str, dict[int, str]] = defaultdict(dict)
+        failed: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)  # boot time, milliseconds
         last: dict[tuple[str, str], int] = {}
         for value in sorted(self.results(), key=lambda value: value["agent"]["seq"]):
             target, number = value["target"]["id"], value.get("http", {}).get("body_bytes")
-            if value["status"] != "up" or target not in served:
+            if target not in served:
+                continue
+            if value["status"] != "up":
+                failed[target].append((value["clock"]["boottime_s"], value["duration_ms"] or 0.0))
                 continue
             if number > len(served[target]):
                 self._breach("invented: never served", f"{value['id']} {target} {number}")
+            elif abs(served[target][number - 1] - value["clock"]["boottime_s"]) > TIMELY:
+                self._breach("measured at another time", value["id"])
             if number in recorded[target]:
                 self._breach("one measurement in two records", f"{recorded[target][number]} {value['id']}")
             recorded[target][number] = value["id"]
@@ -191,11 +203,12 @@ class _Books:
         lost, unexplained = 0, []
         for target, moments in served.items():
             for number, at in enumerate(moments, 1):
-                if number not in recorded[target]:
-                    if any(-LAST_TICK < at - end < LAST_TICK for end in ends):
-                        lost += 1
-                    else:
-                        unexplained.append(f"{target} {number} at {at:.3f}")
+                if number in recorded[target] or any(_within(at, *each) for each in failed[target]):
+                    continue
+                if any(-LAST_TICK < at - end < LAST_TICK for end in ends):
+                    lost += 1
+                else:
+                    unexplained.append(f"{target} {number} at {at:.3f}; ends: {ends}; failed: {failed[target]}")
         if len(unexplained) > gone:
             self.breaches[f"measured, and no record ({gone} are named)"] += unexplained
         return lost

@@ -101,6 +101,7 @@ def test_a_whole_campaign():
         ("beyond what the run says that it made: 1", [result(1), result(2), result(3)], [stopping(1, 2)]),
         ("beyond what the run says that it made: 1", [result(1), result(2), result(3)], [stopping(1, 3), gap(2, 4, 9)]),
         ("more dropped than gaps count: 1", [result(1)], [gap(1, 2, 3, count=1)]),
+        ("measured at another time: 1", [result(1), result(2), result(3, clock=envelope(9, RUN)["clock"])], []),
         ("a gap that cannot be: 1", [result(1), result(2), result(3)], [gap(1, 2, 2, count=2)]),
         ("against its schema: 1", [result(1), result(2), result(3, attempt="one")], []),
         ("an id or a key that does not fit: 1", [result(1), result(2), result(3)._replace(key=b"other")], []),
