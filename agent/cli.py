@@ -1,6 +1,7 @@
 """The command line. Each command is one function that returns its exit status; nothing else parses arguments."""
 
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -42,6 +43,14 @@ With --all it is 1 if any target is down, else 3 if any is unknown.
 SPOOL_EPILOG = """\
 Nothing is taken or changed. A file of the spool goes when all of its records have
 arrived, so some of what is shown may have arrived already.
+"""
+
+
+STATUS_EPILOG = """\
+exit status:
+  0  healthy
+  1  degraded: the device's own trouble, never a target that is down
+  3  no agent runs here
 """
 
 
@@ -144,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="print each record as a line of JSON")
 
     _add_spool(commands, command)
+
+    added = command(
+        "status", _status, "show what the agent on this device knows: its own health and each target", STATUS_EPILOG
+    )
+    added.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    added.add_argument("--json", action="store_true", help="print it as a line of JSON")
 
     added = command("schema", _schema, "print the JSON Schema of the configuration, or of a record")
     of = ("config", "result", "event")
@@ -327,6 +342,29 @@ def _watch(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass  # the way to leave a live table
     return GOOD
+
+
+def _status(options: argparse.Namespace) -> int:
+    from agent.config import ConfigError, load_state_directory
+    from agent.overview import show
+    from agent.status import SOCKET, ask
+
+    places: list[Path] = []
+    told: list[str] = []
+    with contextlib.suppress(ConfigError):  # it may not be ours to read
+        places = [Path(load_state_directory(options.config), SOCKET)]
+    for path in (*places, Path("/run/uptime-agent", SOCKET)):  # where the unit has it (RuntimeDirectory=)
+        try:
+            status = ask(path)
+        except (OSError, ValueError) as error:
+            told.append(f"no agent answers at {path}: {error}")
+            continue
+        if options.json:
+            print(msgspec.json.encode(status).decode())
+        else:
+            show(status)
+        return GOOD if status.health == "healthy" else BAD
+    return _complain([*told, "start it, or name its configuration with --config"], UNKNOWN)
 
 
 def _spool_status(options: argparse.Namespace) -> int:

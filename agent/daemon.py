@@ -12,6 +12,8 @@ import os
 import resource
 import signal
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -24,8 +26,9 @@ from agent.config import Config, ConfigError, Footprint, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
-from agent.device.clock import Clock, ahead
+from agent.device.clock import Clock, ahead, boottime, stamp
 from agent.device.identity import StateInUse, begin_run, keep_run, lock_state
+from agent.device.systemd import Systemd
 from agent.device.vitals import read_vitals
 from agent.probers import prober_of, type_of
 from agent.probers.prober import Prober
@@ -49,8 +52,9 @@ from agent.results import Results
 from agent.schedule import Scheduler
 from agent.spool.area import SpoolInUse
 from agent.spool.record import Origin, Record
-from agent.spool.spool import Spool
+from agent.spool.spool import MAX_MEMORY, Spool
 from agent.spool.store import Store
+from agent.status import SOCKET, BrokerNow, ConfigNow, SpoolNow, Status, TargetNow, runtime_directory, serve
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,10 @@ PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
 FLUSH_SECONDS = 5.0  # and what waits for Kafka this long
 KEEP_SECONDS = 2.0  # and what then is left, until it is on disk: with a second for what was cancelled, 9 s at most
 BEGIN_AGAIN_SECONDS = 5.0
+SERVE_AGAIN_SECONDS = 60.0
+STATUS_SECONDS = 5.0  # between two status lines for systemd
+HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdog is no longer told that all is well
+SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
 LOOK_SECONDS = 0.5  # between two looks for edits; a reload begins when two in turn have seen the same
 TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
@@ -134,6 +142,11 @@ class Daemon:
         self._scheduler = Scheduler(config.agent.id, self._results)
         self._resolver = Resolver()
         self._noted: set[str] = set()
+        self._systemd = Systemd()
+        self._begun = boottime()
+        self._applied_at = ""
+        self._problems: tuple[str, ...] = ()  # of an edit that was refused since
+        self._figures: dict[str, Any] = {}  # of the last heartbeat
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
 
@@ -157,6 +170,7 @@ class Daemon:
         await self._spool.open()
         self._tell(Started, previous=self._previous)
         self._apply(Prepared(self._config, self._probers_of(self._config.targets), None))
+        self._systemd.ready()
         parts = [
             loop.create_task(part, name=name)
             for name, part in (
@@ -164,6 +178,8 @@ class Daemon:
                 ("delivery", self._forwarder.run()),
                 ("reload", self._again_and_again(self._reload_when_asked)),
                 ("heartbeat", self._again_and_again(self._beat)),
+                ("watchdog", self._again_and_again(self._watch)),
+                ("status", self._again_and_again(self._serve)),
             )
         ]
         ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
@@ -186,6 +202,7 @@ class Daemon:
     async def _stop_in_order(self, parts: list[asyncio.Task[Any]]) -> None:
         """Measuring first, so that all of it is recorded; then what waits goes to Kafka, within bounds."""
         log.info("stopping")
+        self._systemd.stopping()
         await self._scheduler.stop(PROBE_GRACE_SECONDS)
         for part in parts:
             part.cancel()
@@ -220,6 +237,7 @@ class Daemon:
 
     async def _load_again(self) -> None:
         """Loads, validates all of it, and only then applies."""
+        self._systemd.reloading()
         try:
             # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
             self._apply(await _in_thread(self._prepare))
@@ -230,6 +248,9 @@ class Daemon:
         except Exception as error:
             self._reject([f"{self._path}: cannot be taken in: {error!r}"])
             raise
+        finally:
+            self._systemd.ready()
+            self._systemd.status(self.status().line())
 
     def _prepare(self) -> Prepared:
         """Loads the configuration and makes all that can fail. Raises `ConfigError` and `DeliveryError`."""
@@ -249,12 +270,23 @@ class Daemon:
         if (step := self._clock.step()) is not None:
             log.info("the clock was set by %+.1f s", step)
             self._tell(ClockSet, step_ms=round(step * 1000, 3))
+            if step < -SET_BACK_SECONDS:
+                self._replace_sink()
         self._results.settle()
         if not self._clock.state().synchronized:
             self._wrong_stamps = True
         elif self._wrong_stamps:
             right = ahead()
             self._wrong_stamps = not self._spool.rewrite(lambda record: corrected(record, right))
+
+    def _replace_sink(self) -> None:
+        """librdkafka waits by the wall clock: set back by an hour, it would not look at its broker for an hour."""
+        try:
+            sink = KafkaSink(self._config.kafka, self._config.agent.id, self._clock)
+        except DeliveryError as error:  # a file of keys may have gone since
+            log.warning("Kafka may be slow to come back after the clock was set: %s", error)
+        else:
+            self._forwarder.replace(sink, self._config.kafka.tick)
 
     def _reject(self, problems: Sequence[str]) -> None:
         for problem in problems[:PROBLEMS_TOLD]:
@@ -263,7 +295,8 @@ class Daemon:
         told = list(problems[:PROBLEMS_TOLD])
         if len(problems) > PROBLEMS_TOLD:
             told.append(f"{self._path}: and {len(problems) - PROBLEMS_TOLD} more problems")
-        self._tell(ConfigRejected, problems=tuple(told))
+        self._problems = tuple(told)
+        self._tell(ConfigRejected, problems=self._problems)
 
     def _apply(self, prepared: Prepared) -> None:
         """Puts in force what was prepared; nothing here can fail."""
@@ -279,6 +312,8 @@ class Daemon:
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)
         self._scheduler.reconcile(config.targets, lambda target: probers[target.id])
+        self._results.forget_others({target.id for target in config.targets})
+        self._problems, self._applied_at = (), stamp(time.time())
         _keep_for_long()
         log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
         self._tell_applied(config)
@@ -313,15 +348,63 @@ class Daemon:
     async def _beat(self) -> None:
         await asyncio.sleep(HEARTBEAT_SECONDS)
         waiting = self._spool.waiting()
+        self._figures = self._results.since_last()
         self._tell(
             Heartbeat,
             targets=len(self._scheduler),
             spool_records=waiting.records,
             spool_bytes=waiting.bytes,
             spool_oldest_s=waiting.oldest_s,
-            **self._results.since_last(),
+            **self._figures,
             **msgspec.structs.asdict(read_vitals()),
         )
+
+    async def _watch(self) -> None:
+        """Tells systemd how it goes, and that all is well while measuring and delivery get on; Kafka may be away."""
+        watchdog = self._systemd.watchdog
+        await asyncio.sleep(min(STATUS_SECONDS, watchdog / 4) if watchdog else STATUS_SECONDS)
+        hung = max(self._scheduler.late(), boottime() - self._forwarder.last_turn)
+        if hung < HUNG_SECONDS:
+            self._systemd.alive()
+        self._systemd.status(self.status().line())
+
+    async def _serve(self) -> None:
+        """Answers `uptime-agent status`."""
+        path = runtime_directory(self._state_directory) / SOCKET
+        try:
+            await serve(path, lambda: self.status(each_target=True))
+        except OSError as error:
+            log.warning("%s: `uptime-agent status` gets no answer there: %s", path, error)
+            await asyncio.sleep(SERVE_AGAIN_SECONDS)
+
+    def status(self, *, each_target: bool = False) -> Status:
+        """What is known now; `each_target`: with all targets, which takes some milliseconds when they are many."""
+        waiting, (state, lost_s) = self._spool.waiting(), self._forwarder.broker()
+        verdicts = self._results.verdicts
+        return Status(
+            agent=self._config.agent.id,
+            location=self._config.location.id,
+            version=__version__,
+            run=self._run.run,
+            run_id=self._run.run_id,
+            uptime_s=round(boottime() - self._begun, 3),
+            checks_per_second=self._figures.get("checks_per_second"),
+            missed=self._figures.get("missed"),
+            lateness_max_ms=self._figures.get("lateness_max_ms"),
+            broker=BrokerNow(state, lost_s),
+            spool=SpoolNow(waiting.records, waiting.bytes, waiting.oldest_s, waiting.trouble),
+            clock_synchronized=self._clock.state().synchronized,
+            config=ConfigNow(str(self._path), self._config.digest, self._applied_at, self._problems),
+            target_count=len(self._scheduler),
+            verdicts=dict(Counter(verdict.status for verdict in verdicts.values())),
+            targets=[self._target_now(each) for each in self._config.targets if each.enabled] if each_target else [],
+        ).judge()
+
+    def _target_now(self, target: Target) -> TargetNow:
+        last = self._results.verdicts.get(target.id)
+        if last is None:
+            return TargetNow(target.id, target.shown_url)
+        return TargetNow(target.id, target.shown_url, last.status, last.error, stamp(last.wall), last.duration_ms)
 
     def broker_lost(self) -> None:
         """Tells that Kafka acknowledges nothing."""
@@ -350,7 +433,9 @@ def _spool(config: Config, recorder: Recorder) -> Spool:
         min_free=config.spool.min_free,
         volatile=Path(runtime) / "spool" if runtime else None,
     )
-    return Spool(store, recorder.gap, strict=config.spool.durability == "strict")
+    # What is live cannot be dropped from disk to make room, so it must never be all of it.
+    memory = min(MAX_MEMORY, config.spool.max_size // 4)
+    return Spool(store, recorder.gap, strict=config.spool.durability == "strict", max_memory=memory)
 
 
 def _keep_for_long() -> None:

@@ -6,6 +6,7 @@ is also cheaper: whenever the delivery asks, or when `BATCH` are kept.
 """
 
 import logging
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from agent.device.clock import Clock, ClockState, boottime
@@ -17,6 +18,15 @@ from agent.verdict import Evidence, judge
 log = logging.getLogger(__name__)
 
 BATCH = 32  # kept at most: half a millisecond of the loop, and what a crash between two turns of the delivery loses
+
+
+class Verdict(NamedTuple):
+    """The last of a target: `error` is its code, `wall` the wall clock when it was measured, or was to be."""
+
+    status: str
+    error: str | None
+    wall: float
+    duration_ms: float | None
 
 
 class _Kept(NamedTuple):
@@ -33,6 +43,7 @@ class Results:
     def __init__(self, recorder: Recorder, clock: Clock, spool: Spool) -> None:
         self._recorder, self._clock, self._spool = recorder, clock, spool
         self._kept: list[_Kept] = []
+        self.verdicts: dict[str, Verdict] = {}  # the last, by target id
         self._evidence = Evidence()
         self._since = boottime()
         self._checks = self._missed = 0
@@ -56,8 +67,13 @@ class Results:
                 else:
                     self._spool.append(self._recorder.missed(told, clock))
                     self._missed += told.ticks
+                    self.verdicts[told.target.id] = Verdict("unknown", "not_measured", told.wall, None)
             except Exception:  # a bug; it costs one record, and neither the others nor the delivery that asked
                 log.exception("%s: its result could not be recorded", told.target.id)
+
+    def forget_others(self, target_ids: Collection[str]) -> None:
+        """Keeps verdicts of these targets only."""
+        self.verdicts = {each: verdict for each, verdict in self.verdicts.items() if each in target_ids}
 
     def since_last(self) -> dict[str, Any]:
         """The heartbeat's figures over the time since the last call, which this resets."""
@@ -81,6 +97,8 @@ class Results:
         status, error = judge(target, result, self._evidence, at, clock_synchronized=clock.synchronized)
         self._evidence.note(target, result, at)
         self._spool.append(self._recorder.measured(measurement, status, error, clock))
+        code = None if error is None else error.code
+        self.verdicts[target.id] = Verdict(status, code, measurement.wall, result.duration_ms)
         self._checks += 1
         lateness = (measurement.started - measurement.scheduled) * 1000
         self._lateness_ms = max(lateness, self._lateness_ms or 0.0)

@@ -124,10 +124,13 @@ class Scheduler:
         self._in_flight: dict[asyncio.Task[None], tuple[_Entry, float]] = {}  # entry, scheduled
         self._armed_for = math.inf  # when the next turn is to be
         self._stalled = 0.0  # when the loop was last found to have stood still
-        self.last_turn = boottime()  # when due ticks were last looked at: progress, for whoever watches
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def late(self) -> float:
+        """Seconds by which what is due has not been looked at: it makes no progress if they are many."""
+        return max(boottime() - self._armed_for, 0.0)
 
     def reconcile(self, targets: Iterable[Target], prober_of: Callable[[Target], Prober]) -> None:
         """Makes the running targets equal to `targets`; those that did not change keep rhythm and probe in flight.
@@ -186,7 +189,7 @@ class Scheduler:
 
     def _turn(self) -> float:
         """Runs what is due, and sets the timer for what comes next; returns the time up to which that is."""
-        now = self.last_turn = boottime()
+        now = boottime()
         if now - self._armed_for > STALL:
             self._stalled = now
         while self._heap and self._heap[0][0] <= now:

@@ -26,11 +26,14 @@ ARROWS = {
         "agent.results",
         "agent.schedule",
         "agent.spool",
+        "agent.status",
     },
     "agent.once": {"agent.config", "agent.device", "agent.probers", "agent.record", "agent.schedule", "agent.verdict"},
     "agent.watch": {"agent.show"},
     "agent.waiting": {"agent.show", "agent.spool"},
     "agent.show": set(),
+    "agent.status": set(),
+    "agent.overview": {"agent.show", "agent.status"},
     "agent.log": set(),
     "agent.results": {
         "agent.device.clock",
@@ -76,7 +79,7 @@ ALONE = {
     "httptools": {"agent.probers.http1"},
     "ssl": {"agent.probers.tls", "agent.probers.exchange", "agent.config.pem"},
     "psutil": {"agent.device.vitals"},
-    "rich": {"agent.show", "agent.watch"},
+    "rich": {"agent.overview", "agent.show", "agent.watch"},
     "yaml": {"agent.config"},
 }
 

@@ -66,6 +66,16 @@ def load_kafka(path: Path) -> Kafka:
     return _Loading(path, path.parent, problems, reader, footprint).kafka()
 
 
+def load_state_directory(path: Path) -> str:
+    """Where an agent of the configuration at `path` keeps its state, whatever else is wrong with it.
+
+    Raises `ConfigError` when it cannot be read, or this key of it is no good.
+    """
+    problems, footprint = Problems(), Footprint()
+    reader = Reader(problems, Sources(path.parent, footprint, open_secrets=False))
+    return _Loading(path, path.parent, problems, reader, footprint).state_directory()
+
+
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Meanwhile the cyclic collector rests: it finds nothing among a document's nodes, and takes half the time."""
@@ -128,6 +138,13 @@ class _Loading:
             self._problems.note(root.mark, "kafka", f"is missing; write {REQUIRED['kafka']}")
         self._problems.raise_any()
         return build(Kafka, block["kafka"])
+
+    def state_directory(self) -> str:
+        entry = self._written(self._root(), Problems()).get("state_directory")
+        rule = {"state_directory": rules(Config)["state_directory"]}
+        found = self._reader.known_fields([entry] if entry else [], rule)
+        self._problems.raise_any()
+        return str(found.get("state_directory") or default_state_directory())
 
     def _root(self) -> Place:
         """Raises `ConfigError` when nothing is written there."""

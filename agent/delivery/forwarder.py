@@ -85,7 +85,15 @@ class Forwarder:
         self._suspects = _Suspects()
         self._silent_since: float | None = None  # boot time since which something is on its way without a word
         self._lost_since: float | None = None
+        self._acknowledged = False  # ever
+        self.last_turn = boottime()  # progress, for whoever watches
         self._trouble = SparingLog(log)
+
+    def broker(self) -> tuple[Literal["up", "lost", "unknown"], float | None]:
+        """Whether Kafka acknowledges, as far as is known, and for how many seconds it has not."""
+        if self._lost_since is not None:
+            return "lost", round(boottime() - self._lost_since, 3)
+        return ("up" if self._acknowledged else "unknown"), None
 
     async def run(self) -> None:
         """For ever."""
@@ -136,6 +144,7 @@ class Forwarder:
 
     def _turn(self) -> bool:
         """Whether there is more to do than to wait for the next tick."""
+        self.last_turn = boottime()
         self._spool.ready.clear()
         self._settle(self._sink.poll())
         self._watch()
@@ -213,6 +222,7 @@ class Forwarder:
         self._spool.give_back(unsent, unsent=True)
 
     def _arrived(self, topic: str) -> None:
+        self._acknowledged = True
         if self._lost_since is not None:
             seconds, self._lost_since = boottime() - self._lost_since, None
             self._pace.pause()

@@ -43,7 +43,7 @@ SAY_AGAIN = 60.0  # seconds between two lines of log about trouble that goes on
 
 
 class Waiting(NamedTuple):
-    """What is not acknowledged: `records` in memory, `bytes` on disk.
+    """What is not acknowledged: `records` in memory, `bytes` on disk; and the `trouble` that the disk is in, if any.
 
     `oldest_s`: seconds that the oldest has waited; of what an earlier run left, those since this one began. None when
     nothing waits.
@@ -52,6 +52,7 @@ class Waiting(NamedTuple):
     records: int
     bytes: int
     oldest_s: float | None
+    trouble: str
 
 
 class Spool:
@@ -94,7 +95,7 @@ class Spool:
         self._tell_from = 0.0
         self._on_disk = Response()  # the last one's figures
         self._said = 0.0
-        self._in_trouble = False
+        self._trouble = ""  # that the disk is in
         self.broker_lost = False  # to be set by who knows: then everything is synced once a second
         self.ready = asyncio.Event()  # set when there may be something new to take
 
@@ -128,7 +129,7 @@ class Spool:
             if not done:
                 log.error("the disk of the spool does not answer; what it has not taken is lost")
                 break
-            if self._in_trouble and boottime() < end:
+            if self._trouble and boottime() < end:
                 await asyncio.sleep(min(RETRY, max(end - boottime(), 0.0)))
         closed = self._disk.call(self._store.close)
         self._disk.end()
@@ -280,7 +281,8 @@ class Spool:
         since = [block.since for block in itertools.islice(self._blocks.values(), 1)]
         if self._behind_since is not None:
             since.append(self._behind_since)
-        return Waiting(len(self), self._on_disk.bytes, round(boottime() - min(since), 3) if since else None)
+        oldest = round(boottime() - min(since), 3) if since else None
+        return Waiting(len(self), self._on_disk.bytes, oldest, self._trouble)
 
     def tell_gaps(self) -> None:
         """Appends records that tell gaps, some at a time."""
@@ -518,10 +520,10 @@ class Spool:
         if trouble and boottime() - self._said >= SAY_AGAIN:
             self._said = boottime()
             log.error("spool: %s; %d records wait in memory (room for %d bytes)", trouble, len(self), self._last_resort)
-        elif self._in_trouble and not trouble:
+        elif self._trouble and not trouble:
             log.info("spool: the disk takes records again")
             self._said = -SAY_AGAIN
-        self._in_trouble = bool(trouble)
+        self._trouble = trouble
         for gap in response.lost:
             log.error(
                 "spool: %d records of %s from %s to %s will never come: %s",
@@ -536,10 +538,10 @@ class Spool:
 
     def _go_unwritten(self) -> None:
         """The disk does not answer: what may still go to Kafka goes, with nothing between it and a crash."""
+        self._trouble = "the disk does not answer"
         if boottime() - self._said >= SAY_AGAIN:
             self._said = boottime()
-            log.error("spool: the disk has not answered for %.0f s; records go unwritten", boottime() - self._asked)
-        self._in_trouble = True
+            log.error("spool: %s since %.0f s; records go unwritten", self._trouble, boottime() - self._asked)
         for topic in list(self._new):
             self._make_blocks(topic)
         for block in self._blocks.values():

@@ -1,0 +1,63 @@
+"""What an agent knows of itself, drawn for a person."""
+
+from rich.text import Text
+
+from agent.show import VERDICTS, Terminal, milliseconds, tally
+from agent.status import Status, TargetNow
+
+LABEL = 10  # columns
+
+
+def show(status: Status) -> None:
+    """Prints the agent's health, then each target with its last verdict, those that are not up first."""
+    out = Terminal()
+    out.print(Text(status.health, "bold green" if status.health == "healthy" else "bold yellow"), end="  ")
+    out.print(out.printable(f"{status.agent} at {status.location}, uptime-agent {status.version}"), soft_wrap=True)
+    for why in status.why:
+        out.print(Text(f"  {out.printable(why)}", "yellow"), soft_wrap=True)
+    out.print()
+    for label, text in _facts(status):
+        out.print(Text(f"  {label:<{LABEL}}", "dim"), Text(out.printable(text)), sep="", soft_wrap=True)
+    if not status.targets:
+        return
+    out.print()
+    out.print(Text(f"  {'targets':<{LABEL}}", "dim"), tally(_verdicts(status), out.encoding), sep="")
+    width = min(max(len(target.id) for target in status.targets), 50)
+    for target in sorted(status.targets, key=lambda each: (each.status == "up", each.id)):
+        out.print(_row(out, target, width), soft_wrap=True)
+
+
+def _facts(status: Status) -> list[tuple[str, str]]:
+    broker, spool = status.broker, status.spool
+    measured = "not known yet, as before the first 15 s"
+    if status.checks_per_second is not None:
+        late = "" if status.lateness_max_ms is None else f", at most {status.lateness_max_ms:.1f} ms late"
+        measured = f"{status.checks_per_second:g} a second{late}"
+    waits = "nothing"
+    if spool.oldest_s is not None:
+        waits = f"{spool.bytes >> 10:,} KiB on disk, {spool.records:,} records in memory, for {spool.oldest_s:,.0f} s"
+    return [
+        ("runs", f"for {status.uptime_s:,.0f} s, run {status.run} ({status.run_id})"),
+        ("measures", measured),
+        ("Kafka", "acknowledges" if broker.state == "up" else f"{broker.state}{_since(broker.lost_s)}"),
+        ("waits", waits),
+        ("config", f"{status.config.file} ({status.config.digest}), applied {status.config.applied_at}"),
+    ]
+
+
+def _since(seconds: float | None) -> str:
+    return "" if seconds is None else f" for {seconds:,.0f} s"
+
+
+def _verdicts(status: Status) -> list[str]:
+    return [target.status or "not measured yet" for target in status.targets]
+
+
+def _row(out: Terminal, target: TargetNow, width: int) -> Text:
+    verdict = target.status or "-"
+    row = Text(f"  {out.printable(target.id):<{width}}  ")
+    row.append(f"{out.printable(verdict):<8}", VERDICTS.get(verdict, "dim"))
+    row.append(
+        f" {milliseconds(target.duration_ms):>10}  {target.at or '':<28}{out.printable(target.error or '')}".rstrip()
+    )
+    return row

@@ -1,0 +1,166 @@
+"""What the daemon knows about itself and its targets now: for `uptime-agent status`, over a Unix socket, or in a line.
+
+Healthy or degraded is said of the device's own doings; a target that is down makes nobody ill.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+SOCKET = "status.sock"
+WAIT = 5.0  # seconds that either side waits for the other
+LARGEST = 64 << 20  # bytes of an answer: 45,000 targets have 15 MB
+CLIENTS = 8  # answered at a time; the others are hung up on
+
+
+class TargetNow(msgspec.Struct):
+    """A target and its last verdict; all None before the first."""
+
+    id: str
+    url: str
+    status: str | None = None
+    error: str | None = None
+    at: str | None = None
+    duration_ms: float | None = None
+
+
+class BrokerNow(msgspec.Struct):
+    """`state`: `lost` since `lost_s` seconds; `unknown` before the first acknowledgement."""
+
+    state: Literal["up", "lost", "unknown"]
+    lost_s: float | None = None
+
+
+class SpoolNow(msgspec.Struct):
+    """What waits: records in memory, bytes on disk, the age of the oldest; `trouble` with the disk, empty when none."""
+
+    records: int
+    bytes: int
+    oldest_s: float | None
+    trouble: str = ""
+
+
+class ConfigNow(msgspec.Struct):
+    """What is in force; `problems` of an edit that was refused since."""
+
+    file: str
+    digest: str
+    applied_at: str
+    problems: tuple[str, ...] = ()
+
+
+class Status(msgspec.Struct):
+    """The whole of it; `why`: what is wrong when degraded.
+
+    `verdicts` counts targets by their last one. Rates and lateness are those of the last heartbeat, None before it.
+    """
+
+    agent: str
+    location: str
+    version: str
+    run: int
+    run_id: str
+    uptime_s: float
+    checks_per_second: float | None
+    missed: int | None
+    lateness_max_ms: float | None
+    broker: BrokerNow
+    spool: SpoolNow
+    clock_synchronized: bool
+    config: ConfigNow
+    target_count: int
+    verdicts: dict[str, int]
+    targets: list[TargetNow] = []
+    health: Literal["healthy", "degraded"] = "healthy"
+    why: tuple[str, ...] = ()
+
+    def judge(self) -> "Status":
+        """Sets `health` and `why`; returns itself."""
+        why = []
+        if self.broker.state == "lost":
+            why.append(f"Kafka acknowledges nothing for {_seconds(self.broker.lost_s or 0)}")
+        if self.broker.state == "unknown" and self.uptime_s > 30:
+            why.append("Kafka has acknowledged nothing yet")
+        if self.spool.trouble:
+            why.append(f"spool: {self.spool.trouble}")
+        if not self.clock_synchronized:
+            why.append("the clock is not known to be right")
+        if self.config.problems:
+            why.append(f"an edit was refused: {self.config.problems[0]}")
+        if self.missed:
+            why.append(f"{self.missed} measurements were missed since the heartbeat before")
+        self.health, self.why = ("degraded", tuple(why)) if why else ("healthy", ())
+        return self
+
+    def line(self) -> str:
+        """What `systemctl status` has room for."""
+        parts = [f"{self.target_count} target{'s' * (self.target_count != 1)}"]
+        parts += [f"{self.verdicts[verdict]} {verdict}" for verdict in ("down", "unknown") if verdict in self.verdicts]
+        if self.checks_per_second is not None:
+            parts.append(f"{self.checks_per_second:g}/s")
+        parts.append("Kafka up" if self.broker.state == "up" else f"Kafka {self.broker.state}")
+        if self.spool.oldest_s is not None and self.spool.oldest_s > 5:
+            parts.append(f"{self.spool.bytes >> 10} KiB wait for {_seconds(self.spool.oldest_s)}")
+        parts.append(f"config {self.config.digest}")
+        return "; ".join([self.health + (": " + ", ".join(self.why) if self.why else ""), ", ".join(parts)])
+
+
+def runtime_directory(state_directory: Path) -> Path:
+    """Where the socket is: systemd's RuntimeDirectory=, else with the state."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else state_directory
+
+
+def _seconds(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+async def serve(path: Path, status: Callable[[], Status]) -> None:
+    """Answers whoever connects to the socket at `path`, for ever. Raises `OSError` when there can be none."""
+    clients: set[asyncio.StreamWriter] = set()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(clients) < CLIENTS:
+            clients.add(writer)
+            with contextlib.suppress(OSError, TimeoutError):  # it left, or does not read
+                async with asyncio.timeout(WAIT):
+                    writer.write(msgspec.json.encode(status()))
+                    await writer.drain()
+            clients.discard(writer)
+        writer.close()
+
+    with _listening(path) as listening:
+        server = await asyncio.start_unix_server(answer, sock=listening)
+        await server.serve_forever()
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    path.unlink(missing_ok=True)  # of an agent that was killed: one that runs has the lock of the state directory
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        path.chmod(0o666)  # it takes nothing in and tells no secret
+        try:
+            yield listening
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def ask(path: Path) -> Status:
+    """What the daemon at this socket says. Raises `OSError` when none is there."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(WAIT)
+        connection.connect(str(path))
+        data = bytearray()
+        while (received := connection.recv(1 << 16)) and len(data) < LARGEST:
+            data += received
+    return msgspec.json.decode(bytes(data), type=Status)

@@ -1,0 +1,248 @@
+"""What an operator sees of a running agent: `uptime-agent status`, and what systemd is told."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from agent import daemon
+from agent.config import Footprint, load
+from agent.delivery.forwarder import Forwarder
+from agent.delivery.kafka import EmbeddedBroker
+from agent.status import ask
+from tests.end_to_end.running import command
+
+NOWHERE = "127.0.0.1:1"
+
+
+class Device:
+    """A configuration, and the daemon that runs on it in this process."""
+
+    def __init__(self, folder):
+        self.folder, self.path = folder, folder / "config.yaml"
+        self.socket = folder / "state" / "status.sock"
+
+    def write(self, address=NOWHERE, more="", interval="1s"):
+        self.path.write_text(
+            f"""
+agent: {{id: device}}
+location: {{id: here}}
+clock: {{synchronized: yes}}
+state_directory: {self.folder / "state"}
+kafka: {{bootstrap_servers: '{address}', tick: 20ms}}
+defaults: {{interval: {interval}}}
+targets: ['http://127.0.0.1:9/a', {{id: b, url: 'http://u:secret@127.0.0.1:9/b'}}]
+{more}
+"""
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        footprint = Footprint()
+        config = load(self.path, footprint=footprint)
+        task = asyncio.create_task(daemon.Daemon(self.path, config, footprint).run())
+        try:
+            yield
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await task == 0
+
+    async def says(self, condition):
+        """Waits until what the agent says of itself is so; that."""
+        limit = time.monotonic() + 30
+        said = None
+        while time.monotonic() < limit:
+            with contextlib.suppress(OSError):
+                said = await asyncio.to_thread(ask, self.socket)
+                if condition(said):
+                    return said
+            await asyncio.sleep(0.05)
+        return pytest.fail(f"it said at last: {said}")
+
+    def command(self, *options):
+        """Exit status, and what is printed on both streams."""
+        ran = command("status", "--config", str(self.path), *options)
+        return ran.returncode, ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def device(tmp_path):
+    device = Device(tmp_path)
+    device.write()
+    return device
+
+
+async def test_a_healthy_agent(device, monkeypatch):
+    """Exit status 0; each target with its last verdict, whatever it is; no secret."""
+    monkeypatch.setattr(daemon, "HEARTBEAT_SECONDS", 0.5)
+    with EmbeddedBroker() as broker:
+        device.write(broker.address)
+        async with device.running():
+            said = await device.says(lambda said: said.verdicts == {"down": 2} and said.checks_per_second)
+            assert (said.health, said.why, said.broker.state) == ("healthy", (), "up")
+            good, shown = await asyncio.to_thread(device.command)
+            json_good, told = await asyncio.to_thread(device.command, "--json")
+    assert (good, json_good) == (0, 0)
+    assert "healthy  device at here" in shown
+    assert shown.count("connect_refused") == 2
+    verdicts = {target["id"]: target["status"] for target in json.loads(told)["targets"]}
+    assert verdicts == {
+        "http://127.0.0.1:9/a": "down",
+        "b": "down",
+    }
+    assert "secret" not in shown + told
+
+
+async def test_a_degraded_agent(device, monkeypatch):
+    """Exit status 1, and why, in words: the broker, an edit that was refused."""
+    monkeypatch.setattr("agent.delivery.forwarder.LOST_AFTER", 0.2)
+    async with device.running():
+        await device.says(lambda said: said.broker.state == "lost")
+        device.write(more="nonsense: 1")
+        said = await device.says(lambda said: said.config.problems)
+        status, shown = await asyncio.to_thread(device.command)
+    assert status == 1
+    assert "degraded" in shown
+    assert "Kafka acknowledges nothing for" in shown
+    assert "an edit was refused: " in shown
+    assert "nonsense: unknown key" in shown
+    assert said.health == "degraded"
+
+
+async def test_no_agent(device):
+    """Exit status 3 and where was looked, before a start, after a stop, and when one was killed."""
+    status, told = device.command()
+    assert status == 3
+    assert f"no agent answers at {device.socket}" in told
+    async with device.running():
+        await device.says(lambda said: said.target_count == 2)
+    assert not device.socket.exists()
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(device.socket))
+    status, _ = device.command()
+    assert status == 3
+
+
+async def test_a_socket_of_a_killed_agent_is_no_hindrance(tmp_path):
+    """What a killed one left is replaced."""
+    device = Device(tmp_path)
+    device.write()
+    device.socket.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(device.socket))
+    async with device.running():
+        await device.says(lambda said: said.target_count == 2)
+
+
+async def test_a_client_that_does_not_read_holds_nothing_up(device, monkeypatch):
+    """Nor do many of them: others are answered, and measuring goes on."""
+    monkeypatch.setattr("agent.status.WAIT", 0.5)
+    async with device.running():
+        await device.says(lambda said: True)
+        with contextlib.ExitStack() as clients:
+            for _ in range(40):
+                clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(device.socket))
+            said = await device.says(lambda said: said.verdicts == {"down": 2})
+        assert said.target_count == 2
+
+
+async def test_no_place_for_a_socket(device, caplog):
+    """A path that is too long for one is said, and everything else goes on."""
+    caplog.set_level(logging.INFO)
+    long = device.folder / ("x" * 120)
+    device.path.write_text(device.path.read_text().replace(f"{device.folder / 'state'}", str(long)))
+    async with device.running():
+        await asyncio.sleep(1.5)
+    assert "`uptime-agent status` gets no answer there" in caplog.text
+    assert "applied: 2 targets" in caplog.text
+
+
+class Manager:
+    """A service manager that writes down what it is told (sd_notify(3))."""
+
+    def __init__(self, folder):
+        self.path = folder / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self.told = []
+        self._thread = threading.Thread(target=self._listen)
+
+    def listen(self):
+        self._thread.start()
+
+    def _listen(self):
+        while text := self._socket.recv(65536).decode():
+            self.told.append(text)
+
+    async def heard(self, text, times=1):
+        limit = time.monotonic() + 30
+        while sum(text in each for each in self.told) < times:
+            assert time.monotonic() < limit, self.told
+            await asyncio.sleep(0.02)
+
+    def close(self):
+        if self._thread.is_alive():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
+                ending.sendto(b"", str(self.path))
+            self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture
+def manager(tmp_path, monkeypatch):
+    manager = Manager(tmp_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+    yield manager
+    manager.close()
+
+
+async def test_what_systemd_is_told(device, manager):
+    """Ready when it measures, reloading and ready again with each edit, the status in a line, and the stop."""
+    manager.listen()
+    async with device.running():
+        await manager.heard("READY=1")
+        await manager.heard("2 targets, 2 down")
+        device.write(interval="2s")
+        await manager.heard("RELOADING=1\nMONOTONIC_USEC=")
+        await manager.heard("READY=1", 2)
+        device.write(more="nönsense: 1")
+        await manager.heard("STATUS=degraded: an edit was refused: ")
+        await manager.heard("nönsense")
+    await manager.heard("STOPPING=1")
+
+
+async def test_the_watchdog_is_fed_by_progress(device, manager, monkeypatch):
+    """While the broker is away all is well; when measuring or delivery does not get on, the watchdog hears nothing."""
+    monkeypatch.setattr("agent.delivery.forwarder.LOST_AFTER", 0.2)
+    monkeypatch.setattr(daemon, "HUNG_SECONDS", 1.5)
+    manager.listen()
+    async with device.running():
+        await device.says(lambda said: said.broker.state == "lost")
+        before = manager.told.count("WATCHDOG=1")
+        await manager.heard("WATCHDOG=1", before + 5)
+
+        async def stuck(self, limit):
+            await asyncio.sleep(3600)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Forwarder, "_something_to_take", stuck)
+            await asyncio.sleep(3)
+            hung = manager.told.count("WATCHDOG=1")
+            await asyncio.sleep(1)
+            assert manager.told.count("WATCHDOG=1") == hung
+
+
+async def test_a_manager_that_is_busy_holds_nothing_up(device, manager):
+    """When systemd does not listen, what it is to be told is left out; measuring goes on, and a stop ends in time."""
+    async with device.running():
+        await device.says(lambda said: said.verdicts == {"down": 2} and said.uptime_s > 3)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 10
