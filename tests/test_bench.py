@@ -137,6 +137,27 @@ def test_resolver():
         assert 0 < one["error_p50"] <= one["error_p99"] < 500
 
 
+def test_spool(alone):
+    """The spool has its cost, its bytes of flash (as root) and its replay; nothing stays mounted."""
+    few = ["--rates", "40", "--flash-rates", "40", "--flash-seconds", "3", "--backlog", "16", "--live", "20"]
+    alone["PATH"] += ":/usr/sbin:/usr/bin:/sbin:/bin"
+    whole, _ = bench("spool", *few, *TINY, environment=alone)
+    found = whole["spool"]
+    (entry,) = found["cpu"]
+    assert entry["ways"].keys() == {"without", "with", "volatile"}
+    assert all(one["cpu_us"] > 0 for one in entry["ways"].values())
+    assert 500 < entry["bytes_a_record"] < 3_000
+    if "flash" not in whole["absent"]:
+        assert [one["broker"] for one in found["flash"]] == ["up", "up, volatile", "away"]
+        assert found["flash"][2]["bytes"] > 50
+    assert found["backlog"]["records"] > 10_000
+    assert 0.05 < found["backlog"]["with"]["start"] < 30
+    assert 1 < found["backlog"]["with"]["rss_mib"] <= found["backlog"]["with"]["peak_mib"]
+    assert found["replay"]["nothing"] > 1_000
+    assert found["replay"]["with"]["records"] > found["replay"]["without"]["records"] > 10
+    assert "uptime-agent-bench" not in Path("/proc/mounts").read_text()
+
+
 def test_peers_that_are_here():
     """Those that this machine has are measured as well."""
     peers = {name for name, programs in PROGRAMS.items() if any(map(shutil.which, programs))}

@@ -24,7 +24,6 @@ GOALS = {"cpu_us": 5.0, "up": 1.0, "away": 64.0, "replay": 50_000.0, "rss_mib": 
 WAYS = {"without": "deque", "with": "spool", "volatile": "spool"}
 FLASHES = {"up": (None, False), "up, volatile": (None, True), "away": (0.0, False)}  # lost after; volatile directory
 VOLATILE = Path("/dev/shm")
-MAKING = 600.0  # seconds that a backlog may take to be made
 REPLAY_BEGINS = 20.0  # seconds from the first check: it begins at random within ten
 
 TEACH = """\
@@ -79,8 +78,8 @@ def measure(plan: Plan) -> dict[str, Any]:
             )
             with testbed(directory, None) as bed, bed.farm() as sites:
                 found["backlog"] = made | _backlog(plan, backlog, sites, bed)
-                found["replay"] = _replay(plan, backlog, sites, bed)
-            found["replay"] |= _into_nothing(backlog, int(made["records"]), directory)
+                nothing = _into_nothing(backlog, int(made["records"]), directory)
+                found["replay"] = nothing | _replay(plan, backlog, sites, bed)
     return found
 
 
@@ -146,9 +145,8 @@ def _flash(plan: Plan, directory: Path, volatile: Path) -> list[dict[str, Any]]:
 
 
 def _into_nothing(backlog: Path, records: int, directory: Path) -> dict[str, float]:
-    """What is left of the backlog, at most so many records of it, as fast as they come."""
     say("spool: replay into nothing")
-    count = min(records // 4, 1_000_000)
+    count = min(records // 4, 1_000_000)  # which leaves some for the agent
     found = _spooled({"way": "replay", "directory": str(backlog), "records": count}, directory)
     return {"nothing": found["records"] / found["seconds"], "nothing_cpu_us": found["cpu"] / found["records"] * 1e6}
 
