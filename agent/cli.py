@@ -345,14 +345,14 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from agent.config import ConfigError, load_state_directory
+    from agent.config import ConfigError, load_directories
     from agent.overview import show
     from agent.status import SOCKET, ask
 
     places: list[Path] = []
     told: list[str] = []
     with contextlib.suppress(ConfigError):  # it may not be ours to read
-        places = [Path(load_state_directory(options.config), SOCKET)]
+        places = [load_directories(options.config).state / SOCKET]
     for path in (*places, Path("/run/uptime-agent", SOCKET)):  # where the unit has it (RuntimeDirectory=)
         try:
             status = ask(path)
@@ -403,16 +403,15 @@ def _spool_dump(options: argparse.Namespace) -> int:
 
 def _spool_directory(options: argparse.Namespace) -> Path | None:
     """None when there is none that is known, which was told."""
-    from agent.config import ConfigError, load
+    from agent.config import ConfigError, load_directories
 
     if options.directory is not None:
         return Path(options.directory)
     try:
-        config = load(options.config, secrets="skip")
+        return load_directories(options.config).spool
     except ConfigError as error:
         _complain([*error.problems, "or name the spool's directory, as /var/lib/uptime-agent/spool"])
         return None
-    return Path(config.spool.directory or Path(config.state_directory, "spool"))
 
 
 def _schema(options: argparse.Namespace) -> int:

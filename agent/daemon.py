@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from agent import __version__
-from agent.config import Config, ConfigError, Footprint, load
+from agent.config import Config, ConfigError, Directories, Footprint, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
@@ -427,7 +427,7 @@ def _spool(config: Config, recorder: Recorder) -> Spool:
     """With a volatile directory where systemd gives one (RuntimeDirectory=, systemd.exec(5)): it spares flash."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
     store = Store(
-        Path(config.spool.directory or Path(config.state_directory) / "spool"),
+        Directories.of(config.state_directory, config.spool).spool,
         recorder.origin,
         max_size=config.spool.max_size,
         min_free=config.spool.min_free,

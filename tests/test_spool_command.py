@@ -119,6 +119,13 @@ def test_the_spool_of_the_configuration(spool, tmp_path, more, where):
         assert (code, err, len(out.splitlines())) == (0, "", 1203)
 
 
+def test_a_mistake_elsewhere_in_the_configuration_is_no_hindrance(spool, tmp_path):
+    """What waits can be looked at while an edit is being mended."""
+    config = configuration(tmp_path, "spool: {directory: " + str(tmp_path / "s") + "}\nnonsense: 1\n")
+    code, out, _ = spool("status", "--config", config)
+    assert (code, str(tmp_path / "s") in out) == (0, True)
+
+
 def test_no_configuration(spool, tmp_path):
     """Without a good configuration it says what is wrong with it, and that a directory does as well."""
     code, out, err = spool("status", "--config", tmp_path / "none.yaml")

@@ -2,8 +2,18 @@
 
 from agent.config.footprint import Footprint
 from agent.config.forms import duration
-from agent.config.load import load, load_kafka, load_state_directory, of_url
+from agent.config.load import Directories, load, load_directories, load_kafka, of_url
 from agent.config.model import Config
 from agent.config.problems import ConfigError
 
-__all__ = ["Config", "ConfigError", "Footprint", "duration", "load", "load_kafka", "load_state_directory", "of_url"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Directories",
+    "Footprint",
+    "duration",
+    "load",
+    "load_directories",
+    "load_kafka",
+    "of_url",
+]

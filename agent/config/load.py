@@ -12,14 +12,14 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
 from agent.config.footprint import Footprint
 from agent.config.masking import Mask
-from agent.config.model import Agent, Config, Kafka, Location
+from agent.config.model import Agent, Config, Kafka, Location, Spool
 from agent.config.problems import ConfigError, Mark, Problems, Rejected, printable, quoted
 from agent.config.reader import Reader, build, rules
 from agent.config.secrets import NOT_OPENED, Sources
@@ -66,14 +66,27 @@ def load_kafka(path: Path) -> Kafka:
     return _Loading(path, path.parent, problems, reader, footprint).kafka()
 
 
-def load_state_directory(path: Path) -> str:
-    """Where an agent of the configuration at `path` keeps its state, whatever else is wrong with it.
+class Directories(NamedTuple):
+    """Where an agent keeps its state, and what waits for Kafka."""
 
-    Raises `ConfigError` when it cannot be read, or this key of it is no good.
+    state: Path
+    spool: Path
+
+    @classmethod
+    def of(cls, state_directory: str, spool: Spool) -> "Directories":
+        """As the configuration says, or by default."""
+        state = Path(state_directory)
+        return cls(state, Path(spool.directory) if spool.directory else state / "spool")
+
+
+def load_directories(path: Path) -> Directories:
+    """The directories of an agent of the configuration at `path`, whatever else is wrong with it.
+
+    Raises `ConfigError` when it cannot be read, or these keys of it are no good.
     """
     problems, footprint = Problems(), Footprint()
     reader = Reader(problems, Sources(path.parent, footprint, open_secrets=False))
-    return _Loading(path, path.parent, problems, reader, footprint).state_directory()
+    return _Loading(path, path.parent, problems, reader, footprint).directories()
 
 
 @contextmanager
@@ -139,12 +152,14 @@ class _Loading:
         self._problems.raise_any()
         return build(Kafka, block["kafka"])
 
-    def state_directory(self) -> str:
-        entry = self._written(self._root(), Problems()).get("state_directory")
-        rule = {"state_directory": rules(Config)["state_directory"]}
-        found = self._reader.known_fields([entry] if entry else [], rule)
+    def directories(self) -> Directories:
+        written = self._written(self._root(), Problems())
+        known = {name: rules(Config)[name] for name in ("state_directory", "spool")}
+        found = self._reader.known_fields([written[name] for name in known if name in written], known)
         self._problems.raise_any()
-        return str(found.get("state_directory") or default_state_directory())
+        return Directories.of(
+            found.get("state_directory") or default_state_directory(), build(Spool, found.get("spool", {}))
+        )
 
     def _root(self) -> Place:
         """Raises `ConfigError` when nothing is written there."""
