@@ -255,21 +255,25 @@ class Spool:
         for block in self._blocks.values():
             by_segment.setdefault(block.segment or -block.number, []).append(block)
         for blocks in by_segment.values():
-            # All of a segment or nothing of it, so that its file goes and never comes back with the old values.
-            if not any(block.seen or block.handed_over for block in blocks):
-                left = {block: self._left_of(block) for block in blocks}
-                if out.isdisjoint(record.id for records in left.values() for record in records):
-                    self._rewrite(left, new)
+            if not any(block.handed_over for block in blocks):
+                self._rewrite(blocks, new, out)
         for topic, waiting in self._waiting.items():
             self._waiting[topic] = deque(record for record in waiting if self._where[record.id].offered)
         return True
 
-    def _rewrite(self, left: dict[HeldBlock, list[Record]], new: Callable[[Record], Record]) -> None:
-        replaced = {block: [self._replaced(record, new) for record in records] for block, records in left.items()}
-        if any(any(map(operator.is_not, replaced[block], records)) for block, records in left.items()):
-            for block, records in replaced.items():
-                block.records, block.rewritten = records, True
-                block.place, block.offered = "memory", False
+    def _rewrite(self, blocks: list[HeldBlock], new: Callable[[Record], Record], out: set[str]) -> None:
+        """All of one segment, also what stays as it is: its file goes, and never comes back with the old values."""
+        replaced: dict[HeldBlock, list[Record]] = {}
+        for block in blocks:
+            left = self._left_of(block)
+            if not block.seen and out.isdisjoint(record.id for record in left):
+                records = [self._replaced(record, new) for record in left]
+                if any(map(operator.is_not, records, left)):
+                    replaced[block] = records
+        for block in blocks if replaced else ():
+            block.place, block.rewritten = "memory", True
+            if block in replaced:
+                block.records, block.offered = replaced[block], False
 
     def _replaced(self, record: Record, new: Callable[[Record], Record]) -> Record:
         replaced = new(record)

@@ -51,8 +51,8 @@ def test_what_nobody_has_seen_goes_with_right_stamps():
 
 
 def test_what_was_seen_stays_as_it_is():
-    """A repeat is the same byte for byte: what Kafka may have, or may get at any moment, is not touched, and so is what
-    stands in one file with it, which may come back as a whole.
+    """A repeat is the same byte for byte: what Kafka may have, or may get at any moment, is not touched; what stands
+    beside it in one file is, and the file is gone.
     """
     line = Line()
     line.append(2)
@@ -64,9 +64,25 @@ def test_what_was_seen_stays_as_it_is():
     assert line.spool.rewrite(right)
     line.spool.turn()
     line.spool.give_back(on_the_way)
-    expected = [a_record(number) for number in range(1, 6)]
+    expected = [*(a_record(number) for number in range(1, 5)), right(a_record(5))]
     assert line.take() == expected
     assert line.left_on_disk() == expected
+
+
+def test_what_arrives_meanwhile_is_gone():
+    """Acknowledged between the writing and its end, or after it, it comes from neither file again."""
+    line = Line()
+    line.append(2)
+    on_the_way = line.take(2)
+    line.append(1)
+    assert line.spool.rewrite(right)
+    line.spool.acknowledge(on_the_way[:1])
+    line.spool.turn()
+    line.spool.acknowledge(on_the_way[1:])
+    line.spool.acknowledge(line.take())
+    line.spool.turn()
+    assert len(line.spool) == 0
+    assert line.left_on_disk() == []
 
 
 def test_what_arrived_is_no_hindrance():
