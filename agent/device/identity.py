@@ -44,17 +44,17 @@ class StateInUse(Exception):
 def lock_state(state_directory: Path) -> None:
     """Keeps other agents off this directory until the process ends. Raises `StateInUse` when one is there.
 
-    A directory that cannot be opened is not locked: `keep_run` says what is wrong with it.
+    A directory that cannot be written is not locked: `keep_run` says what is wrong with it.
     """
     try:
         state_directory.mkdir(parents=True, exist_ok=True)
-        directory = os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY)
+        lock = os.open(state_directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
     except OSError:
         return
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and never closed: the lock ends with the process
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and never closed: the lock ends with the process
     except OSError as error:
-        os.close(directory)
+        os.close(lock)
         if error.errno == errno.EWOULDBLOCK:
             raise StateInUse(
                 f"{state_directory} is used by another uptime-agent; stop that one, or give this one a state_directory "

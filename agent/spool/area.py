@@ -17,8 +17,9 @@ from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import Block
 
 LINK = "volatile"  # in the directory proper, to the volatile one: for people who look; nothing here follows it
-LAST_NUMBER = 10**11  # a name beyond it was not made here, and must not become the highest
-_NAME = re.compile(r"([0-9]{1,12})-([0-9]{1,12})\.(seg|gaps)")
+LAST_NUMBER = 10**11  # new files do not go on from a higher one, which may be foreign: there would be no room left
+HIGHEST = 9 * LAST_NUMBER  # and from here on none is ours
+_NAME = re.compile(r"([0-9]{1,16})-([0-9]{1,12})\.(seg|gaps)")  # a run has at most 53 bits
 
 
 class SpoolInUse(Exception):
@@ -67,7 +68,7 @@ def own_files(files: Files, directory: int) -> list[Found]:
     found = []
     for entry in files.list(directory):
         named = _NAME.fullmatch(entry.name)
-        if named and entry.regular and int(named[2]) < LAST_NUMBER:
+        if named and entry.regular and int(named[2]) < HIGHEST:
             found.append(Found(int(named[2]), int(named[1]), named[3], entry.name, entry.size))
     return sorted(found)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from agent.device.clock import boottime
 from agent.spool import segment as codec
-from agent.spool.area import LINK, Area, Aside, Found, Segment, SpoolInUse
+from agent.spool.area import LAST_NUMBER, LINK, Area, Aside, Found, Segment, SpoolInUse
 from agent.spool.files import Files
 from agent.spool.gaps import joined
 from agent.spool.ledger import Ledger
@@ -67,7 +67,8 @@ class Store:
         volatile: Path | None = None,
         files: Files | None = None,
     ) -> None:
-        self._path, self._volatile_path = directory, volatile
+        one = volatile is not None and os.path.realpath(str(volatile)) == os.path.realpath(str(directory))
+        self._path, self._volatile_path = directory, None if one else volatile
         self.origin = origin
         self._max_size, self._min_free = max_size, min_free
         self.block = min(BLOCK, max_size // SHARE)
@@ -262,7 +263,8 @@ class Store:
     def _take_in(self, area: Area, found: Sequence[Found]) -> None:
         older = {}
         for each in found:
-            self._writer.number = max(self._writer.number, each.number)
+            if each.number < LAST_NUMBER:
+                self._writer.number = max(self._writer.number, each.number)
             if each.kind == "gaps":
                 self._read_gaps(area, each.name)
                 continue

@@ -8,6 +8,7 @@ import pytest
 
 from agent.spool.area import SpoolInUse
 from agent.spool.files import Files
+from agent.spool.record import Origin
 from agent.spool.store import Store
 from agent.spool.turn import HandOver, Loaded, New, Request
 from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_gap, seqs, some
@@ -441,3 +442,35 @@ def test_handed_over_in_part(directory):
     assert queue.turn(hand_over=[HandOver(segment, ((5, 12), (16, 20)))]).handed_over == {segment}
     assert seqs(queue.read()) == [5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20]
     assert files(directory) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["1-99999999999.seg", "1-100000000000.seg", "1-899999999999.seg", "9007199254740992-1.seg"]
+)
+def test_no_name_of_a_file_hides_what_is_written_later(directory, name):
+    """A foreign file with the highest number there is, or a run counter gone wild: the next start finds all."""
+    directory.mkdir()
+    (directory / name).write_bytes(b"junk")
+    wild = Origin(9007199254740992, "1" * 16, 0)
+    store = Store(directory, wild)
+    store.open()
+    store.turn(Request(new=[New(1, RESULTS, some(1, 3, origin=wild))]))
+    store.close()
+    again = Store(directory, ORIGIN)
+    again.open()
+    (loaded,) = again.turn(Request(load=1 << 20)).loaded
+    assert seqs(loaded.records) == [1, 2, 3]
+    again.close()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_one_directory_for_both(directory, link):
+    """A volatile directory that is the directory proper is no other agent."""
+    volatile = directory
+    if link:
+        directory.mkdir()
+        volatile = directory.with_name("link")
+        volatile.symlink_to(directory)
+    store = Store(directory, ORIGIN, volatile=volatile)
+    assert not store.open().trouble
+    store.close()
