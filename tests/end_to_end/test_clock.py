@@ -77,7 +77,6 @@ def configure(device: Campaign, synchronized: str) -> None:
     device.write(more=f"clock: {{synchronized: {synchronized}}}")
 
 
-@pytest.mark.xfail(reason="stamps in a segment that Kafka saw a part of are not put right", strict=True)
 @pytest.mark.parametrize(
     ("begin", "end"), [(Broker.pause, Broker.resume), (Broker.kill, Broker.restart)], ids=["hangs", "dies"]
 )
