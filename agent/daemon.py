@@ -63,12 +63,14 @@ T = TypeVar("T")
 HEARTBEAT_SECONDS = 15.0
 PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
 FLUSH_SECONDS = 5.0  # and what waits for Kafka this long
-KEEP_SECONDS = 2.0  # and what then is left, until it is on disk: with a second for what was cancelled, 9 s at most
+STOP_SECONDS = 8.5  # all of it, with what is left on its way to the disk
+KEEP_SECONDS = 0.5  # the run's last numbers have at least
 BEGIN_AGAIN_SECONDS = 5.0
 SERVE_AGAIN_SECONDS = 60.0
 STATUS_SECONDS = 5.0  # between two status lines for systemd
 HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdog is no longer told that all is well
 SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
+TRY_AGAIN_SECONDS = 30.0  # until what was refused is looked at again, although nobody edited it
 LOOK_SECONDS = 0.5  # between two looks for edits; a reload begins when two in turn have seen the same
 TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
@@ -146,6 +148,7 @@ class Daemon:
         self._begun = boottime()
         self._applied_at = ""
         self._problems: tuple[str, ...] = ()  # of an edit that was refused since
+        self._try_again = 0.0  # boot time at which it is
         self._figures: dict[str, Any] = {}  # of the last heartbeat
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -200,23 +203,28 @@ class Daemon:
                 await asyncio.sleep(BEGIN_AGAIN_SECONDS)
 
     async def _stop_in_order(self, parts: list[asyncio.Task[Any]]) -> None:
-        """Measuring first, so that all of it is recorded; then what waits goes to Kafka, within bounds."""
+        """Measuring first, so that all of it is recorded; then what waits goes to Kafka, and to the disk, in time."""
         log.info("stopping")
         self._systemd.stopping()
+        end = boottime() + STOP_SECONDS
         await self._scheduler.stop(PROBE_GRACE_SECONDS)
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
         self._results.settle()
-        last_seqs = self._recorder.last_seqs()
-        self._tell(Stopping, last_seqs=last_seqs)
+        self._tell(Stopping, last_seqs=self._recorder.last_seqs())
         left = await self._forwarder.stop(FLUSH_SECONDS)
-        lost = await self._spool.close(KEEP_SECONDS)
+        lost = await self._spool.close(end - boottime())
         if lost:
-            log.error("%d records reached neither Kafka nor the disk and are lost", lost)
+            log.error("%d records reached neither Kafka nor the disk in time, and may be lost", lost)
         elif left:
             log.info("%d records did not reach Kafka and wait on disk for the next start", left)
-        keep_run(self._state_directory, msgspec.structs.replace(self._run, last_seqs=self._recorder.last_seqs()))
+        run = msgspec.structs.replace(self._run, last_seqs=self._recorder.last_seqs())
+        try:
+            async with asyncio.timeout(max(end - boottime(), KEEP_SECONDS)):
+                await _in_thread(lambda: keep_run(self._state_directory, run))
+        except TimeoutError:
+            log.error("%s: the disk does not answer; the run's last numbers are not kept", self._state_directory)
         log.info("stopped")
 
     async def _reload_when_asked(self) -> None:
@@ -226,8 +234,8 @@ class Daemon:
                 await self._reload.wait()
         if self._reload.is_set():
             self._reload.clear()
-            await self._load_again()
-        elif await _in_thread(self._is_edited):
+            await self._load_again(asked=True)
+        elif await _in_thread(self._is_edited) or (self._problems and boottime() >= self._try_again):
             await self._load_again()
 
     def _is_edited(self) -> bool:
@@ -235,18 +243,18 @@ class Daemon:
         before, self._edited = self._edited, self._footprint.now()
         return self._edited != self._footprint and self._edited == before
 
-    async def _load_again(self) -> None:
+    async def _load_again(self, *, asked: bool = False) -> None:
         """Loads, validates all of it, and only then applies."""
         self._systemd.reloading()
         try:
             # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
             self._apply(await _in_thread(self._prepare))
         except ConfigError as error:
-            self._reject([str(problem) for problem in error.problems])
+            self._reject([str(problem) for problem in error.problems], asked=asked)
         except DeliveryError as error:
-            self._reject([f"{self._path}: kafka: {error}"])
+            self._reject([f"{self._path}: kafka: {error}"], asked=asked)
         except Exception as error:
-            self._reject([f"{self._path}: cannot be taken in: {error!r}"])
+            self._reject([f"{self._path}: cannot be taken in: {error!r}"], asked=asked)
             raise
         finally:
             self._systemd.ready()
@@ -288,7 +296,12 @@ class Daemon:
         else:
             self._forwarder.replace(sink, self._config.kafka.tick)
 
-    def _reject(self, problems: Sequence[str]) -> None:
+    def _reject(self, problems: Sequence[str], *, asked: bool) -> None:
+        """Says what is wrong, unless that is known and nobody `asked`."""
+        # A file may have been good and not to be read for a moment; nobody edits it again for that.
+        self._try_again = boottime() + TRY_AGAIN_SECONDS
+        if self._problems[:PROBLEMS_TOLD] == tuple(problems[:PROBLEMS_TOLD]) and not asked:
+            return
         for problem in problems[:PROBLEMS_TOLD]:
             log.error("%s", problem)
         log.error("%s: %d problem(s); the configuration before stays in force", self._path, len(problems))

@@ -16,6 +16,7 @@ import msgspec
 SOCKET = "status.sock"
 WAIT = 5.0  # seconds that either side waits for the other
 LARGEST = 64 << 20  # bytes of an answer: 45,000 targets have 15 MB
+LOOK_AGAIN = 5.0  # seconds between two looks whether the socket is still there
 CLIENTS = 8  # answered at a time; the others are hung up on
 
 
@@ -125,7 +126,9 @@ def _seconds(seconds: float) -> str:
 
 
 async def serve(path: Path, status: Callable[[], Status]) -> None:
-    """Answers whoever connects to the socket at `path`, for ever. Raises `OSError` when there can be none."""
+    """Answers whoever connects to the socket at `path`, until somebody removes it. Raises `OSError`, as for a path that
+    is too long or a directory that is not there.
+    """
     clients: set[asyncio.StreamWriter] = set()
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -138,21 +141,35 @@ async def serve(path: Path, status: Callable[[], Status]) -> None:
             clients.discard(writer)
         writer.close()
 
-    with _listening(path) as listening:
-        server = await asyncio.start_unix_server(answer, sock=listening)
-        await server.serve_forever()
+    with _listening(path) as (listening, inode):
+        async with await asyncio.start_unix_server(answer, sock=listening):
+            while True:
+                await asyncio.sleep(LOOK_AGAIN)
+                if not _is(path, inode):
+                    return
 
 
 @contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    path.unlink(missing_ok=True)  # of an agent that was killed: one that runs has the lock of the state directory
+def _listening(path: Path) -> Iterator[tuple[socket.socket, int]]:
+    """A socket at `path`, and its inode there."""
+    if path.is_socket():  # of an agent that was killed: one that runs has the lock of the state directory
+        path.unlink()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         path.chmod(0o666)  # it takes nothing in and tells no secret
+        inode = path.lstat().st_ino
         try:
-            yield listening
+            yield listening, inode
         finally:
-            path.unlink(missing_ok=True)
+            if _is(path, inode):
+                path.unlink()
+
+
+def _is(path: Path, inode: int) -> bool:
+    try:
+        return path.lstat().st_ino == inode
+    except OSError:
+        return False
 
 
 def ask(path: Path) -> Status:

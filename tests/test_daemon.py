@@ -13,7 +13,7 @@ import pytest
 from agent import daemon
 from agent.config import Footprint, load
 from agent.config.model import Kafka
-from agent.delivery.kafka import EmbeddedBroker, read
+from agent.delivery.kafka import DeliveryError, EmbeddedBroker, read
 
 TARGETS = "targets: ['http://127.0.0.1:9/a', 'http://127.0.0.1:9/b']"
 
@@ -256,3 +256,38 @@ async def test_saves_in_a_row_are_few_reloads(device, caplog):
     assert not device.events("config_rejected")
     assert 2 <= len(device.events("config_applied")) <= 5
     assert "save-9" in measured(device)
+
+
+async def test_what_could_not_be_read_is_tried_again(device, monkeypatch, caplog):
+    """A good edit that was refused because a descriptor was wanting takes effect by itself; it is said once."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(daemon, "TRY_AGAIN_SECONDS", 0.2)
+    device.path.write_text(device.path.read_text().replace("9/b", "9/edited"))
+
+    def wanting(*_, **__):
+        raise DeliveryError("Too many open files")
+
+    async with device.running():
+        with monkeypatch.context() as patch:
+            patch.setattr(daemon, "load", wanting)
+            device.path.write_text(device.path.read_text().replace("9/edited", "9/again"))
+            await until(lambda: "stays in force" in caplog.text)
+            await asyncio.sleep(2)
+        await applied(caplog, 2)
+        await asyncio.sleep(1.2)
+    assert caplog.text.count("stays in force") == 1
+    assert "again" in measured(device)
+
+
+async def test_a_stop_does_not_wait_for_a_disk(device, monkeypatch, caplog):
+    """A disk that does not answer holds up a stop for its ten seconds at most, and that is said."""
+
+    def hangs(*_):
+        time.sleep(15)
+
+    async with device.running():
+        await asyncio.sleep(1)
+        monkeypatch.setattr(daemon, "keep_run", hangs)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 12
+    assert "the disk does not answer; the run's last numbers are not kept" in caplog.text

@@ -141,6 +141,19 @@ async def test_a_socket_of_a_killed_agent_is_no_hindrance(tmp_path):
         await device.says(lambda said: said.target_count == 2)
 
 
+async def test_a_socket_that_is_removed_comes_back(device, monkeypatch):
+    """Whoever cleans up a directory does not make the agent unreachable; what is not ours there is left alone."""
+    monkeypatch.setattr("agent.status.LOOK_AGAIN", 0.05)
+    async with device.running():
+        await device.says(lambda said: True)
+        device.socket.unlink()
+        await device.says(lambda said: said.target_count == 2)
+        device.socket.unlink()
+        device.socket.write_text("of somebody else")
+        await asyncio.sleep(0.5)
+    assert device.socket.read_text() == "of somebody else"
+
+
 async def test_a_client_that_does_not_read_holds_nothing_up(device, monkeypatch):
     """Nor do many of them: others are answered, and measuring goes on."""
     monkeypatch.setattr("agent.status.WAIT", 0.5)

@@ -84,11 +84,12 @@ class Segment:
         self.records = 0  # that this run wrote to it
         self.left = 0  # in memory and not acknowledged
         # live: its records are in memory too; backlog: they are not; over: to be removed, as soon as the disk lets us;
-        # alone: a newer agent's, or unreadable: not ours to touch
+        # alone: a newer agent's: not ours to touch
         self.state: Literal["live", "backlog", "over", "alone"] = "backlog"
         self.dirty = self.named = False  # bytes, or the name, wait for a sync
         self.blocks: deque[Block] | None = None  # still to be loaded; None until it is read
         self.wanted: tuple[tuple[int, int], ...] | None = None
+        self.unread_until = 0.0  # boot time; then it is tried again
         self.damaged = False
         self._first: Record | None = None  # of what this run wrote, without their values
         self._last: Record | None = None

@@ -94,7 +94,8 @@ class Spool:
         self._gaps_seen = self._gaps_kept = 0
         self._tell_from = 0.0
         self._on_disk = Response()  # the last one's figures
-        self._said = 0.0
+        self._said = -SAY_AGAIN  # boot time of the last line of trouble
+        self._trouble_said = False  # and nothing yet of its end
         self._trouble = ""  # that the disk is in
         self.broker_lost = False  # to be set by who knows: then everything is synced once a second
         self.ready = asyncio.Event()  # set when there may be something new to take
@@ -517,17 +518,15 @@ class Spool:
         self.ready.set()
 
     def _say(self, response: Response) -> None:
-        """Logs trouble when it begins, each minute, and when it is over."""
-        trouble = response.trouble
-        if response.full and not trouble:
-            trouble = "there is no room for it (spool.max_size, spool.min_free)"
-        if trouble and boottime() - self._said >= SAY_AGAIN:
-            self._said = boottime()
-            log.error("spool: %s; %d records wait in memory (room for %d bytes)", trouble, len(self), self._last_resort)
-        elif self._trouble and not trouble:
+        """Logs trouble when it begins, each minute, and when it is over; what comes and goes, no more often."""
+        self._trouble = response.trouble
+        if response.full and not self._trouble:
+            self._trouble = "there is no room for it (spool.max_size, spool.min_free)"
+        if self._trouble:
+            self._say_trouble("%d records wait in memory (room for %d bytes)", len(self), self._last_resort)
+        elif self._trouble_said:
+            self._trouble_said = False
             log.info("spool: the disk takes records again")
-            self._said = -SAY_AGAIN
-        self._trouble = trouble
         for gap in response.lost:
             log.error(
                 "spool: %d records of %s from %s to %s will never come: %s",
@@ -538,14 +537,17 @@ class Spool:
                 gap.reason,
             )
 
+    def _say_trouble(self, text: str, *arguments: object) -> None:
+        if boottime() - self._said >= SAY_AGAIN:
+            self._said, self._trouble_said = boottime(), True
+            log.error(f"spool: %s; {text}", self._trouble, *arguments)
+
     # When the disk does not do its part
 
     def _go_unwritten(self) -> None:
         """The disk does not answer: what may still go to Kafka goes, with nothing between it and a crash."""
         self._trouble = "the disk does not answer"
-        if boottime() - self._said >= SAY_AGAIN:
-            self._said = boottime()
-            log.error("spool: %s since %.0f s; records go unwritten", self._trouble, boottime() - self._asked)
+        self._say_trouble("records go unwritten, the first %.0f s ago", boottime() - self._asked)
         for topic in list(self._new):
             self._make_blocks(topic)
         for block in self._blocks.values():

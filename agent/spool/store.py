@@ -43,6 +43,7 @@ SYNCED_AT_ONCE = 16  # files of a run that was killed that are synced at the sta
 SYNCED_A_TURN = 64
 SPARE = 10.0  # seconds without another drop for that when it did not help
 DROPS = 2  # segments that are dropped for one block on a disk that is full
+READ_AGAIN = 30.0  # seconds until a file that could not be read is tried again: a descriptor may have been wanting
 LOOK_AGAIN = 1.0  # seconds between two looks at the directory itself
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -164,7 +165,8 @@ class Store:
             or self._stranded()
             or any(segment.state == "over" for segment in self._segments.values())
         )
-        response.more = any(segment.blocks is None or segment.blocks for segment in waiting)
+        now = boottime()
+        response.more = any(s.unread_until <= now if s.blocks is None else s.blocks for s in waiting)
         return response
 
     def _volatile_bytes(self) -> int:
@@ -534,7 +536,7 @@ class Store:
         for key, segment in list(self._segments.items()):
             if limit <= 0:
                 return
-            if segment.state != "backlog" or segment.topic in held:
+            if segment.state != "backlog" or segment.topic in held or segment.unread_until > boottime():
                 continue
             if segment.blocks is None and not self._read(segment):
                 continue
@@ -572,8 +574,9 @@ class Store:
             found = []
         except OSError as error:
             self._trouble(f"{segment.name} cannot be read", error)
-            log.warning("%s: cannot be read and is left alone: %s", segment.name, error)
-            segment.state = "alone"
+            if not segment.unread_until:
+                log.warning("%s: cannot be read, and is tried again: %s", segment.name, error)
+            segment.unread_until = boottime() + READ_AGAIN
             return False
         if isinstance(found, Newer):
             log.warning("%s: of a newer agent (version %d): left alone", segment.name, found.version)

@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from agent.spool import store as module
 from agent.spool.area import SpoolInUse
 from agent.spool.files import Files
 from agent.spool.record import Origin
@@ -473,4 +474,26 @@ def test_one_directory_for_both(directory, link):
         volatile.symlink_to(directory)
     store = Store(directory, ORIGIN, volatile=volatile)
     assert not store.open().trouble
+    store.close()
+
+
+def test_what_cannot_be_read_for_a_moment_is_not_given_up(directory, monkeypatch):
+    """A file for which no descriptor was left is read a little later, without a restart."""
+    before = Store(directory, EARLIER)
+    before.open()
+    before.turn(Request(new=[New(1, RESULTS, some(1, 3, origin=EARLIER))]))
+    before.close()
+    monkeypatch.setattr(module, "READ_AGAIN", 0.0)
+    files = Files()
+    store = Store(directory, ORIGIN, files=files)
+    store.open()
+    with monkeypatch.context() as patch:
+
+        def wanting(*_):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        patch.setattr(files, "read", wanting)
+        assert not store.turn(Request(load=1 << 20)).loaded
+    (loaded,) = store.turn(Request(load=1 << 20)).loaded
+    assert seqs(loaded.records) == [1, 2, 3]
     store.close()
