@@ -1,0 +1,194 @@
+"""A device: a real systemd in a container of its own, with its own network, and the agent installed as on a Pi."""
+
+import ctypes
+import json
+import os
+import platform
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.device.root import TOOLS, root
+
+CHECKOUT = Path(__file__).parent.parent.parent
+BOOT = 60.0  # seconds
+COMMAND = 90.0  # seconds that any command on the device may take
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}  # of each suite
+OPT = "/opt/uptime-agent"
+UNIT = "uptime-agent.service"
+LIBC = ctypes.CDLL(None)
+
+
+class Machine:
+    """Off at first. `address`: of this host, as the device sees it. It dies with the tests, however they end."""
+
+    def __init__(self, suite: str, folder: Path) -> None:
+        self._root, self._folder, self.suite = root(suite), folder, suite
+        self._link = f"ve-{secrets.token_hex(4)}"
+        first = secrets.randbelow(1 << 14) * 4  # a /30 of 10.231.0.0/16
+        self.address, self._own = (f"10.231.{first >> 8}.{(first & 255) + last}" for last in (1, 2))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._init = 0
+        for name in ("upper", "work", "root"):
+            (folder / name).mkdir()
+
+    def switch_on(self) -> None:
+        """Boots it, and waits until that is done; its network and its clock are there then."""
+        layers = f"lowerdir={self._root},upperdir={self._folder}/upper,workdir={self._folder}/work"
+        here = self._folder / "root"
+        # The mount is seen by these processes alone and goes with them; they end when the first of them does.
+        script = f"mount -t overlay overlay -o {layers} {here} && exec systemd-nspawn"
+        around = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        options = ["-D", str(here), "--register=no", "--keep-unit", "--boot", "--console=pipe"]
+        options.append(f"--network-veth-extra={self._link}:host0")
+        # What a device lets its processes do, and a container does not: ask whether the clock is right.
+        options.append("--system-call-filter=adjtimex clock_adjtime")
+        with (self._folder / "console.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*around, "sh", "-c", f'{script} "$@"', "sh", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        self._wait(lambda: bool(self._child()), BOOT, "the device's first process")
+        self._init = self._child()
+        self._wait(self._is_up, BOOT, "the end of its boot")
+        host("ip", "address", "add", f"{self.address}/30", "dev", self._link)
+        host("ip", "link", "set", self._link, "up")
+        self.run("ip", "address", "add", f"{self._own}/30", "dev", "host0")
+        self.run("ip", "link", "set", "host0", "up")
+        self.run("mkdir", "-p", "/run/systemd/timesync")
+        self.run("touch", "/run/systemd/timesync/synchronized")  # as timesyncd does; there is no NTP here
+
+    def cut_power(self) -> None:
+        """Every process ends at once, and what is in memory only, as /run, is gone. (What was written and not synced
+        is not: the disk is the host's.)"""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait(COMMAND)
+        self._process = None
+        self._wait(lambda: not Path(f"/proc/{self._init}/root/etc").exists(), COMMAND, "the end of the device")
+        subprocess.run(["ip", "link", "delete", self._link], capture_output=True)  # if it has not gone by itself
+
+    def remove(self) -> None:
+        """Switches it off and removes what it wrote."""
+        self.cut_power()
+        shutil.rmtree(self._folder)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it was booted and its power was not cut."""
+        return self._process is not None
+
+    @property
+    def network(self) -> Path:
+        """Its network namespace."""
+        return Path(f"/proc/{self._init}/ns/net")
+
+    def path(self, on_device: str) -> Path:
+        """A file of the device, as seen from here while it is on."""
+        return Path(f"/proc/{self._init}/root{on_device}")
+
+    def run(self, *command: str) -> str:
+        """Runs a command on the device as root: what it prints. Raises `AssertionError` when it fails."""
+        done = self.attempt(*command)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def attempt(self, *command: str, user: str = "root") -> subprocess.CompletedProcess[str]:
+        """Runs a command on the device as a user of it, to its end, whatever that is."""
+        enter = ["nsenter", "-t", str(self._init), "-a", "env", "-i", "PATH=/usr/sbin:/usr/bin"]
+        return subprocess.run(
+            [*enter, "runuser", "-u", user, "--", *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND,
+        )
+
+    def install(self, wheels: Path) -> None:
+        """The agent as on a real device, without an Internet: from wheels, in /opt, with its unit and its user."""
+        shutil.copytree(wheels, self.path("/opt/wheels"), dirs_exist_ok=True)
+        self.run("python3", "-m", "venv", f"{OPT}/1")
+        self.run(f"{OPT}/1/bin/pip", "install", "--quiet", "--no-index", "--find-links=/opt/wheels", "uptime-agent")
+        self.path(f"{OPT}/current").symlink_to("1")
+        shutil.copy(CHECKOUT / "systemd/uptime-agent.service", self.path("/etc/systemd/system"))
+        to = self.path("/usr/lib/sysusers.d/uptime-agent.conf")
+        shutil.copy(CHECKOUT / "systemd/uptime-agent.sysusers.conf", to)
+        self.run("systemd-sysusers")
+        self.run("install", "-d", "-m", "0755", "/etc/uptime-agent")
+        self.run("systemctl", "enable", "--quiet", UNIT)
+
+    def property(self, name: str) -> str:
+        """What `systemctl show` says of the unit."""
+        return self.run("systemctl", "show", "--property", name, "--value", UNIT).strip()
+
+    def journal(self) -> list[dict[str, str]]:
+        """What the unit, and systemd of it, logged since this boot."""
+        lines = self.run("journalctl", "--boot", "--unit", UNIT, "--output", "json", "--no-pager").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _child(self) -> int:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "console.log").read_text()
+        for tool in _children(self._process.pid):
+            for child in _children(tool):
+                # Between its birth and its exec it is still the tool, in namespaces that are not the device's yet.
+                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    return child
+        return 0
+
+    def _is_up(self) -> bool:
+        return self.attempt("systemctl", "is-system-running").stdout in ("running\n", "degraded\n")
+
+    def _wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        limit = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < limit, f"{what}: not after {seconds:.0f} s\n{self._console()}"
+            time.sleep(0.1)
+
+    def _console(self) -> str:
+        return (self._folder / "console.log").read_text(errors="replace")[-2000:]
+
+
+def _children(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def host(*command: str) -> None:
+    """Runs a command here. Raises `AssertionError` when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def wheels(suite: str, folder: Path) -> Path:
+    """The agent's wheel and those of all it needs, for the Python of a suite, as `folder`."""
+    host(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(CHECKOUT))
+    (own,) = folder.glob("uptime_agent-*.whl")
+    platforms = [f"--platform={kind}_{platform.machine()}" for kind in ("manylinux_2_28", "manylinux2014")]
+    host(
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"),
+        *(f"--python-version={PYTHON[suite]}", *platforms, f"--dest={folder}", str(own)),
+    )
+    return folder
+
+
+def _end_with_parent() -> None:
+    """PR_SET_PDEATHSIG, prctl(2): SIGKILL when the thread that made this process ends."""
+    LIBC.prctl(1, signal.SIGKILL)
+
+
+def may_boot() -> str:
+    """Empty when this machine can boot devices, else what it lacks."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        return f"needs {', '.join(missing)}: apt-get install debootstrap systemd-container iproute2 util-linux"
+    return "" if os.geteuid() == 0 else "needs root: it boots a container"
