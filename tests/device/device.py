@@ -100,11 +100,12 @@ targets:
         self.machine.run("systemctl", "start", UNIT)
 
     def begin(self) -> None:
-        """Configured and started, until it measures and delivers."""
+        """Configured and started, until it measures all targets and delivers."""
         self.configure()
         begun = boottime()
         self.switch_on()
         self.live_again(begun, within=LONG)
+        wait_for(lambda: self.site.served.keys() >= set(self.targets), "a measurement of each target")
 
     def switch_off(self) -> float:
         """`systemctl stop`; how many seconds it took."""

@@ -121,10 +121,10 @@ def test_killed(device):
 
 
 def test_killed_and_stopped_before_its_restart(device):
-    """What a killed agent had not sent outlives a stop that comes before its restart, Kafka being away."""
+    """What a killed agent had not sent outlives a stop that comes before its restart, also what was not on flash yet."""
     device.begin()
     device.broker.close()
-    device.shows("Kafka acknowledges nothing for")
+    time.sleep(2)  # Kafka is not given up yet, so what was measured since is in the runtime directory alone
     device.signal("KILL")
     wait_for(lambda: device.machine.property("SubState") == "auto-restart", "the death")
     device.machine.run("systemctl", "stop", UNIT)
