@@ -121,7 +121,7 @@ def test_killed(device):
 
 
 def test_killed_and_stopped_before_its_restart(device):
-    """What a killed agent had not sent outlives a stop that comes before its restart, also what was not on flash yet."""
+    """What a killed agent had not sent, nor written to flash yet, outlives a stop that comes before its restart."""
     device.begin()
     device.broker.close()
     time.sleep(2)  # Kafka is not given up yet, so what was measured since is in the runtime directory alone
