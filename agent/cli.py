@@ -349,15 +349,18 @@ def _status(options: argparse.Namespace) -> int:
     from agent.overview import show
     from agent.status import SOCKET, ask
 
-    places: list[Path] = []
+    places = [Path("/run/uptime-agent", SOCKET)]  # where the unit has it (RuntimeDirectory=)
     told: list[str] = []
     with contextlib.suppress(ConfigError):  # it may not be ours to read
-        places = [load_directories(options.config).state / SOCKET]
-    for path in (*places, Path("/run/uptime-agent", SOCKET)):  # where the unit has it (RuntimeDirectory=)
+        places.insert(0, load_directories(options.config).state / SOCKET)
+    for path in places:
         try:
             status = ask(path)
         except (OSError, ValueError) as error:
             told.append(f"no agent answers at {path}: {error}")
+            continue
+        if not _same(Path(status.config.file), options.config):
+            told.append(f"the agent that answers at {path} runs on {status.config.file}, not on {options.config}")
             continue
         if options.json:
             print(msgspec.json.encode(status).decode())
@@ -365,6 +368,10 @@ def _status(options: argparse.Namespace) -> int:
             show(status)
         return GOOD if status.health == "healthy" else BAD
     return _complain([*told, "start it, or name its configuration with --config"], UNKNOWN)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _spool_status(options: argparse.Namespace) -> int:

@@ -213,7 +213,11 @@ class Daemon:
         await asyncio.gather(*parts, return_exceptions=True)
         self._results.settle()
         self._tell(Stopping, last_seqs=self._recorder.last_seqs())
-        left = await self._forwarder.stop(FLUSH_SECONDS)
+        try:
+            left = await self._forwarder.stop(FLUSH_SECONDS)
+        except Exception:  # what waits is kept all the same
+            log.exception("the delivery failed at the stop")
+            left = self._spool.live()
         lost = await self._spool.close(end - boottime())
         if lost:
             log.error("%d records reached neither Kafka nor the disk in time, and may be lost", lost)
@@ -325,7 +329,7 @@ class Daemon:
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)
         self._scheduler.reconcile(config.targets, lambda target: probers[target.id])
-        self._results.forget_others({target.id for target in config.targets})
+        self._results.forget_others({target.id for target in config.targets if target.enabled})
         self._problems, self._applied_at = (), stamp(time.time())
         _keep_for_long()
         log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
@@ -407,9 +411,9 @@ class Daemon:
             broker=BrokerNow(state, lost_s),
             spool=SpoolNow(waiting.records, waiting.bytes, waiting.oldest_s, waiting.trouble),
             clock_synchronized=self._clock.state().synchronized,
-            config=ConfigNow(str(self._path), self._config.digest, self._applied_at, self._problems),
+            config=ConfigNow(os.path.abspath(self._path), self._config.digest, self._applied_at, self._problems),
             target_count=len(self._scheduler),
-            verdicts=dict(Counter(verdict.status for verdict in verdicts.values())),
+            verdicts=dict(Counter(verdicts[each.id].status for each in self._config.targets if each.id in verdicts)),
             targets=[self._target_now(each) for each in self._config.targets if each.enabled] if each_target else [],
         ).judge()
 

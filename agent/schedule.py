@@ -185,6 +185,7 @@ class Scheduler:
             self._armed_for = max(min(self._heap[0][0], now + STALL if self._in_flight else math.inf), now)
             self._timer.set(self._armed_for)
         else:
+            self._armed_for = math.inf
             self._timer.set(math.inf)
 
     def _turn(self) -> float:

@@ -134,11 +134,14 @@ async def serve(path: Path, status: Callable[[], Status]) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(clients) < CLIENTS:
             clients.add(writer)
-            with contextlib.suppress(OSError, TimeoutError):  # it left, or does not read
+            try:
                 async with asyncio.timeout(WAIT):
                     writer.write(msgspec.json.encode(status()))
                     await writer.drain()
-            clients.discard(writer)
+            except (OSError, TimeoutError):  # it left, or does not read
+                writer.transport.abort()
+            finally:
+                clients.discard(writer)
         writer.close()
 
     with _listening(path) as (listening, inode):

@@ -291,3 +291,20 @@ async def test_a_stop_does_not_wait_for_a_disk(device, monkeypatch, caplog):
         begun = time.monotonic()
     assert time.monotonic() - begun < 12
     assert "the disk does not answer; the run's last numbers are not kept" in caplog.text
+
+
+async def test_a_delivery_that_dies(device, monkeypatch, caplog):
+    """A fault of its own code ends the agent with status 1, in order: what was measured waits on disk."""
+    footprint = Footprint()
+    task = asyncio.create_task(daemon.Daemon(device.path, load(device.path, footprint=footprint), footprint).run())
+    await asyncio.sleep(1.2)
+
+    def broken(*_):
+        raise AssertionError("a fault of its own")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agent.spool.store.Store._keep_all", broken)
+        assert await task == 1
+    assert "delivery died; stopping" in caplog.text
+    assert "a fault of its own" in caplog.text
+    assert (device.folder / "state" / "run.json").exists()

@@ -253,6 +253,44 @@ async def test_the_watchdog_is_fed_by_progress(device, manager, monkeypatch):
             assert manager.told.count("WATCHDOG=1") == hung
 
 
+async def test_an_agent_without_targets_is_well(device, manager, monkeypatch):
+    """The last target switched off is no lack of progress."""
+    monkeypatch.setattr(daemon, "HUNG_SECONDS", 1.0)
+    manager.listen()
+    async with device.running():
+        await device.says(lambda said: said.verdicts == {"down": 2})
+        device.path.write_text(device.path.read_text().replace("defaults: {", "defaults: {enabled: false, "))
+        await device.says(lambda said: said.target_count == 0 and said.verdicts == {})
+        await asyncio.sleep(2)
+        before = manager.told.count("WATCHDOG=1")
+        await manager.heard("WATCHDOG=1", before + 3)
+
+
+async def test_measuring_that_hangs_is_noticed(device, manager, monkeypatch):
+    """When due targets are not looked at any more, the watchdog hears nothing."""
+    monkeypatch.setattr(daemon, "HUNG_SECONDS", 1.5)
+    manager.listen()
+    async with device.running():
+        await device.says(lambda said: said.verdicts == {"down": 2})
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.schedule.Scheduler._arm", lambda self: None)
+            await asyncio.sleep(4)
+            hung = manager.told.count("WATCHDOG=1")
+            await asyncio.sleep(1)
+            assert manager.told.count("WATCHDOG=1") == hung
+
+
+async def test_another_agents_status_is_not_mine(device, tmp_path, monkeypatch):
+    """An agent that answers where mine should, and runs on another configuration, is not taken for mine."""
+    other = tmp_path / "other.yaml"
+    async with device.running():
+        await device.says(lambda said: True)
+        other.write_text(device.path.read_text())
+        ran = await asyncio.to_thread(command, "status", "--config", str(other))
+    assert ran.returncode == 3
+    assert f"runs on {device.path}, not on {other}" in ran.stderr
+
+
 async def test_a_manager_that_is_busy_holds_nothing_up(device, manager):
     """When systemd does not listen, what it is to be told is left out; measuring goes on, and a stop ends in time."""
     async with device.running():

@@ -153,7 +153,7 @@ class Forwarder:
         if self._suspects:
             if self._on_the_way == 0:
                 self._send(self._suspects.next())
-            return True
+            return self._lost_since is None
         if self._lost_since is not None:
             self._send_canary()
             return False

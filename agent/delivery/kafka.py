@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "compression.type": "lz4",
     "reconnect.backoff.ms": 1_000,
     "reconnect.backoff.max.ms": 5_000,
-    "socket.timeout.ms": 10_000,
+    "socket.timeout.ms": 5_000,  # a leader that hangs is given up, and the new one asked for, in time
     "socket.connection.setup.timeout.ms": 10_000,
     "socket.keepalive.enable": True,
     "topic.metadata.propagation.max.ms": 3_000,  # how long an unknown topic is waited for before it is told

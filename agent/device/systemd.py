@@ -9,8 +9,6 @@ import os
 import socket
 import time
 
-BUSY = 0.1  # seconds that the manager may keep us waiting; then what was to be said is not
-
 
 class Systemd:
     """Talks to the service manager that started us; without one it says nothing to nobody."""
@@ -18,7 +16,8 @@ class Systemd:
     def __init__(self) -> None:
         # WatchdogSec= in microseconds; of another process of the service it is not ours (sd_watchdog_enabled(3)).
         ours = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
-        self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if ours else 0.0  # seconds; 0: none
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        self.watchdog = int(usec) / 1e6 if ours and usec.isdecimal() else 0.0  # seconds; 0: none
         self._address = os.environ.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):  # in the abstract namespace (unix(7))
             self._address = "\0" + self._address[1:]
@@ -44,10 +43,10 @@ class Systemd:
         """What `systemctl status` shows."""
         if line != self._status:
             self._status = line
-            self._notify(f"STATUS={line}")
+            self._notify("STATUS=" + line.replace("\n", " "))  # a new line would be another assignment
 
     def _notify(self, state: str) -> None:
         if self._address:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-                manager.settimeout(BUSY)
+                manager.setblocking(False)  # a manager that is busy is not waited for
                 manager.sendto(state.encode(errors="replace"), self._address)

@@ -164,6 +164,7 @@ class Aside:
 
     def empty(self, area: Area) -> None:
         """Removes all of it: records that wait need the room. Raises `OSError`."""
+        self.bytes = 0  # also when somebody has removed it
         folder = self._files.open_directory(self.name, area.directory, create=False)
         try:
             self._bound(folder, 0, 0)

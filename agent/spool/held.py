@@ -18,6 +18,7 @@ class HeldBlock:
         "number",
         "offered",
         "origin",
+        "original",
         "place",
         "records",
         "rewritten",
@@ -37,7 +38,8 @@ class HeldBlock:
         self.handed_over = False  # but for what was taken then
         self.offered = False  # its records may be taken
         self.seen = False  # of its records, some may have come to Kafka
-        self.rewritten = False  # the disk has not got it as it is now
+        self.rewritten = False  # the disk has not got it as it is now, but as `original`
+        self.original: list[Record] = []
         self.moving = False  # a request to write it is under way
         self.meanwhile = 0  # records that were done with while it was
 

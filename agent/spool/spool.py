@@ -130,6 +130,9 @@ class Spool:
             if not done:
                 log.error("the disk of the spool does not answer; what it has not taken is lost")
                 break
+            if self._underway is not None and (error := self._underway.exception()) is not None:
+                log.error("the spool failed: %r; what it has not taken is lost", error)
+                break
             if self._trouble and boottime() < end:
                 await asyncio.sleep(min(RETRY, max(end - boottime(), 0.0)))
         closed = self._disk.call(self._store.close)
@@ -235,7 +238,6 @@ class Spool:
             waiting.extendleft(reversed(records))
         else:
             queues[topic] = deque(sorted([*records, *waiting], key=self._order))
-        self.ready.set()
 
     def give_all_back(self) -> None:
         """All that was taken waits again, in its old order."""
@@ -273,8 +275,16 @@ class Spool:
                     replaced[block] = records
         for block in blocks if replaced else ():
             block.place, block.rewritten = "memory", True
+            block.original = self._left_of(block)
             if block in replaced:
                 block.records, block.offered = replaced[block], False
+
+    def _undo_rewriting(self, block: HeldBlock) -> None:
+        for record in block.original:
+            self._memory += len(record.value)
+        for record in block.records:
+            self._memory -= len(record.value)
+        block.records, block.original = block.original, []
 
     def _replaced(self, record: Record, new: Callable[[Record], Record]) -> Record:
         replaced = new(record)
@@ -325,7 +335,11 @@ class Spool:
         Raises what a fault of the spool's own code raised on the thread of the disk.
         """
         if self._underway is not None and self._underway.done():
-            self._underway.result()
+            underway, self._underway = self._underway, None
+            for block in self._moving:  # which it may or may not have written
+                block.moving = False
+            self._moving = []
+            underway.result()
         if self._underway is None:
             self._ask(self._request())
         elif boottime() - self._asked > PATIENCE and not self._strict:
@@ -464,7 +478,9 @@ class Spool:
         for loaded in response.loaded:
             self._take_in(loaded)
         self._fruitless = (
-            None if response.loaded or response.handed_over or self._asked_for is None else self._asked_for
+            None
+            if response.loaded or response.handed_over or response.cut_short or self._asked_for is None
+            else self._asked_for
         )
         self._say(response)
 
@@ -473,6 +489,8 @@ class Spool:
         if segment is not None:
             block.segment = segment
             block.place = "volatile" if block.number in response.volatile else "proper"
+        elif block.rewritten:  # the disk has it as it was, and it goes as the disk has it
+            self._undo_rewriting(block)
         block.moving = block.rewritten = False
         self._done(block, block.meanwhile)
         block.meanwhile = 0
@@ -551,7 +569,8 @@ class Spool:
         for topic in list(self._new):
             self._make_blocks(topic)
         for block in self._blocks.values():
-            self._offer(block)
+            if not block.rewritten:  # its older value may be what the disk has
+                self._offer(block)
 
     def _lose_oldest(self) -> None:
         """Memory is full and the disk does not take what is in it."""

@@ -156,7 +156,6 @@ class Store:
             self._writer.unsafe.clear()
         response.bytes = self._bytes()
         waiting = [s for s in self._segments.values() if s.state == "backlog"]
-        response.unread = sum(segment.size for segment in waiting if segment.blocks is None)
         response.again = bool(
             self._area is None
             or self._ledger.due
@@ -295,30 +294,36 @@ class Store:
 
     def _rescue(self) -> None:
         """What a killed run left in the volatile directory goes to the directory proper, as the youngest backlog."""
-        old = self._stranded()
-        new: set[int] = set()
-        try:
-            for key in old:
+        for key in self._stranded():
+            new: set[int] = set()
+            try:
                 self._copy(key, new)
-        except (OSError, Damaged) as error:
-            log.warning("%s: what is there stays there for now: %s", self._volatile_path, error)
-            old, new = list(new), set(old)
-        self._sync()
-        if new & self._writer.unsafe.keys():
-            old, new = list(new), set(old)
-        for key in new:
-            segment = self._segments[key]
-            self._writer.rotate(segment)
-            segment.state, segment.left, segment.blocks = "backlog", 0, None
-        for key in old:
-            self._remove(key)
+                self._sync()
+            except (OSError, Damaged) as error:
+                log.warning(
+                    "%s: what is in %s stays there for now: %s", self._volatile_path, self._segments[key].name, error
+                )
+                rescued = False
+            else:
+                rescued = not new & self._writer.unsafe.keys()
+            for each in new:
+                segment = self._segments[each]
+                self._writer.rotate(segment)
+                segment.state, segment.left, segment.blocks = "backlog", 0, None
+            if not rescued:
+                self._segments[key].unread_until = boottime() + READ_AGAIN
+            for each in [key] if rescued else new:
+                self._remove(each)
 
     def _stranded(self) -> list[int]:
         """Segments of the volatile directory that an earlier run left, untouched."""
         return [
             key
             for key, segment in self._segments.items()
-            if segment.area.volatile and segment.state == "backlog" and not segment.left
+            if segment.area.volatile
+            and segment.state == "backlog"
+            and not segment.left
+            and segment.unread_until <= boottime()
         ]
 
     def _copy(self, key: int, new: set[int]) -> None:
@@ -488,8 +493,6 @@ class Store:
             row for block in segment.blocks or () for row in within(block.header.gap("spool_full"), segment.wanted)
         )
         self._lose(gaps)
-        if self._ledger.due and self._response.trouble:
-            log.debug("%s: dropped before its gaps are on disk", segment.name)
         segment.damaged = False
         self._remove(key)
         if self._ledger.due:
@@ -533,15 +536,19 @@ class Store:
         self._response.handed_over.add(key)
 
     def _load(self, limit: int, held: frozenset[str]) -> None:
+        """Reads until `limit` bytes of values are loaded, or as much was read in vain: a topic is known by reading."""
+        in_vain = 0
         for key, segment in list(self._segments.items()):
-            if limit <= 0:
+            if limit <= 0 or in_vain >= self.block:
+                self._response.cut_short = limit > 0
                 return
             if segment.state != "backlog" or segment.topic in held or segment.unread_until > boottime():
                 continue
             if segment.blocks is None and not self._read(segment):
                 continue
             if segment.topic in held:
-                segment.blocks = None  # a topic is known by reading; the bytes are read again when they are wanted
+                segment.blocks = None  # the bytes are read again when they are wanted
+                in_vain += segment.size
                 continue
             while segment.blocks and limit > 0:
                 limit -= self._load_block(key, segment, segment.blocks.popleft())

@@ -71,6 +71,6 @@ class Response(msgspec.Struct):
     full: bool = False  # there is no room, and nothing that may be dropped
     trouble: str = ""
     bytes: int = 0  # on disk, all of it
-    unread: int = 0  # bytes of backlog in segments that were not read
+    cut_short: bool = False  # not all of the backlog was looked through for something to load
     more: bool = False  # there is backlog to be loaded
     again: bool = False  # something could not be done yet: a turn is wanted soon, be it empty

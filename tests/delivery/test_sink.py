@@ -117,7 +117,12 @@ async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplo
     async with running(cluster.address) as line:
         line.append(5)
         await said(caplog, "the Kafka producer failed and is replaced: Failed to acquire idempotence PID")
-        await asyncio.sleep(2)
+        turns = 0
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            await asyncio.sleep(0.01)
+            turns += 1
+        assert turns > 50, "the loop stood still"
         assert len(line.spool) == 5
     seconds = time.monotonic() - begin
     assert 1 <= caplog.text.count("FATAL [rdkafka#producer") <= 1 + seconds / kafka.REMAKE

@@ -38,6 +38,7 @@ class World:
         monkeypatch.setattr(spool_module, "boottime", self.clock)
         monkeypatch.setattr(store_module, "boottime", self.clock)
         monkeypatch.setattr(spool_module, "RETRY", 0.0)
+        monkeypatch.setattr(store_module, "READ_AGAIN", 0.0)
         monkeypatch.setattr(spool_module, "Disk", InlineDisk)
         self.loop = asyncio.new_event_loop()
         self.disk = TornDisk([VOLATILE])

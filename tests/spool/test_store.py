@@ -497,3 +497,53 @@ def test_what_cannot_be_read_for_a_moment_is_not_given_up(directory, monkeypatch
     (loaded,) = store.turn(Request(load=1 << 20)).loaded
     assert seqs(loaded.records) == [1, 2, 3]
     store.close()
+
+
+def test_one_file_that_cannot_be_rescued_holds_up_no_other(directory, tmp_path, monkeypatch):
+    """What a newer agent left in the volatile directory stays there; the rest goes to the disk proper, once."""
+    volatile = tmp_path / "volatile"
+    before = Store(directory, EARLIER, volatile=volatile)
+    before.open()
+    for number in range(3):
+        before.turn(Request(new=[New(number, (RESULTS, EVENTS)[number % 2], some(number * 9 + 1, number * 9 + 3))]))
+    before.close()
+    (volatile / "0-1.seg").write_bytes(b"\xffUA\xfe\x09" + bytes(200))
+    files = Files()
+    syncs = []
+    real = files.sync
+    monkeypatch.setattr(files, "sync", lambda file: (syncs.append(file), real(file)))
+    monkeypatch.setattr(module, "LOOK_AGAIN", 0.0)
+    store = Store(directory, ORIGIN, volatile=volatile, files=files)
+    store.open()
+    assert [path.name for path in volatile.iterdir()] == ["0-1.seg"]
+    assert sum(len(each.records) for each in store.turn(Request(load=1 << 20)).loaded) == 9
+    quiet = len(syncs)
+    for _ in range(3):
+        store.turn(Request())
+    assert len(syncs) == quiet
+    store.close()
+
+
+def test_a_topic_that_is_not_wanted_is_not_read_whole(directory, monkeypatch):
+    """Looking for the events among much backlog of results takes some turns, not one long one; none is missed."""
+    before = Store(directory, EARLIER, max_size=1 << 20)
+    before.open()
+    for number in range(40):
+        before.turn(Request(new=[New(number, RESULTS, some(number * 9 + 1, number * 9 + 3, size=9_000))]))
+    before.turn(Request(new=[New(100, EVENTS, some(1, 1, EVENTS))]))
+    before.close()
+    files = Files()
+    read = []
+    real = files.read
+    monkeypatch.setattr(files, "read", lambda *of: (read.append(of[1]), real(*of))[1])
+    store = Store(directory, ORIGIN, max_size=1 << 20, files=files)
+    store.open()
+    response = store.turn(Request(load=1 << 20, held=frozenset({RESULTS})))
+    assert response.cut_short
+    assert len(set(read)) < 10
+    for _ in range(60):
+        if response.loaded:
+            break
+        response = store.turn(Request(load=1 << 20, held=frozenset({RESULTS})))
+    assert [each.topic for each in response.loaded] == [EVENTS]
+    store.close()
