@@ -1,7 +1,6 @@
 """The command line. Each command is one function that returns its exit status; nothing else parses arguments."""
 
 import argparse
-import contextlib
 import errno
 import io
 import json
@@ -345,19 +344,25 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from agent.config import ConfigError, load_directories
+    from agent.config import ConfigError, default_state_directory, load_directories
     from agent.overview import show
     from agent.status import SOCKET, ask
 
     places = [Path("/run/uptime-agent", SOCKET)]  # where the unit has it (RuntimeDirectory=)
     told: list[str] = []
-    with contextlib.suppress(ConfigError):  # it may not be ours to read
+    try:
         places.insert(0, load_directories(options.config).state / SOCKET)
+    except ConfigError as error:  # it may not be ours to read, or be half edited
+        told += [str(problem) for problem in error.problems]
+        places.insert(0, Path(default_state_directory(), SOCKET))
     for path in places:
         try:
             status = ask(path)
+        except TimeoutError:
+            told.append(f"the agent at {path} is there and does not answer")
+            continue
         except (OSError, ValueError) as error:
-            told.append(f"no agent answers at {path}: {error}")
+            told.append(f"no agent answers at {path}: {getattr(error, 'strerror', error)}")
             continue
         if not _same(Path(status.config.file), options.config):
             told.append(f"the agent that answers at {path} runs on {status.config.file}, not on {options.config}")
@@ -367,7 +372,9 @@ def _status(options: argparse.Namespace) -> int:
         else:
             show(status)
         return GOOD if status.health == "healthy" else BAD
-    return _complain([*told, "start it, or name its configuration with --config"], UNKNOWN)
+    return _complain(
+        [*told, "no agent runs here on this configuration; start it, or name another with --config"], UNKNOWN
+    )
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -385,6 +392,8 @@ def _spool_status(options: argparse.Namespace) -> int:
         found = status(directory)
     except CannotRead as error:
         return _complain([error])
+    if options.directory is not None and not found.segments and (directory / "spool").is_dir():
+        return _complain([f"{directory}: is not a spool; did you mean {directory / 'spool'}?"])
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:

@@ -72,7 +72,7 @@ HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdo
 SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
 TRY_AGAIN_SECONDS = 30.0  # until what was refused is looked at again, although nobody edited it
 LOOK_SECONDS = 0.5  # between two looks for edits; a reload begins when two in turn have seen the same
-TARGETS_A_PART = 500  # of a `config_applied` event: about 100 KB
+PART_BYTES = 200_000  # of the targets in a `config_applied` event: brokers take a megabyte, if not told otherwise
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
 # A collection after so many objects more than before, of the older ones after so many such: a probe leaves nothing for
 # it to find, and what does leave circles (an exception that was logged) waits among 10,000 objects at most, some MB.
@@ -222,7 +222,7 @@ class Daemon:
         if lost:
             log.error("%d records reached neither Kafka nor the disk in time, and may be lost", lost)
         elif left:
-            log.info("%d records did not reach Kafka and wait on disk for the next start", left)
+            log.info("%d new records did not reach Kafka; they wait on disk, with what was there", left)
         run = msgspec.structs.replace(self._run, last_seqs=self._recorder.last_seqs())
         try:
             async with asyncio.timeout(max(end - boottime(), KEEP_SECONDS)):
@@ -341,7 +341,14 @@ class Daemon:
             for target in config.targets
             if target.enabled
         ]
-        parts = [shown[at : at + TARGETS_A_PART] for at in range(0, len(shown), TARGETS_A_PART)] or [[]]
+        parts: list[list[AppliedTarget]] = [[]]
+        size = 0
+        for target in shown:
+            size += len(msgspec.json.encode(target))
+            if size > PART_BYTES and parts[-1]:
+                parts.append([])
+                size = 0
+            parts[-1].append(target)
         for number, part in enumerate(parts, 1):
             self._tell(ConfigApplied, digest=config.digest, part=number, parts=len(parts), targets=tuple(part))
 

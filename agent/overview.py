@@ -6,6 +6,7 @@ from agent.show import VERDICTS, Terminal, milliseconds, tally
 from agent.status import Status, TargetNow
 
 LABEL = 10  # columns
+KAFKA = {"up": "acknowledges", "lost": "acknowledges nothing", "unknown": "not reached yet"}
 
 
 def show(status: Status) -> None:
@@ -29,17 +30,19 @@ def show(status: Status) -> None:
 
 def _facts(status: Status) -> list[tuple[str, str]]:
     broker, spool = status.broker, status.spool
-    measured = "not known yet, as before the first 15 s"
+    measured = "known after the first 15 s"
     if status.checks_per_second is not None:
         late = "" if status.lateness_max_ms is None else f", at most {status.lateness_max_ms:.1f} ms late"
         measured = f"{status.checks_per_second:g} a second{late}"
     waits = "nothing"
     if spool.oldest_s is not None:
-        waits = f"{spool.bytes >> 10:,} KiB on disk, {spool.records:,} records in memory, for {spool.oldest_s:,.0f} s"
+        waits = (
+            f"{spool.bytes:,} bytes on disk for {spool.oldest_s:,.0f} s; in memory as well: {spool.records:,} records"
+        )
     return [
         ("runs", f"for {status.uptime_s:,.0f} s, run {status.run} ({status.run_id})"),
         ("measures", measured),
-        ("Kafka", "acknowledges" if broker.state == "up" else f"{broker.state}{_since(broker.lost_s)}"),
+        ("Kafka", KAFKA[broker.state] + _since(broker.lost_s)),
         ("waits", waits),
         ("config", f"{status.config.file} ({status.config.digest}), applied {status.config.applied_at}"),
     ]

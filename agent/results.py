@@ -17,7 +17,7 @@ from agent.verdict import Evidence, judge
 
 log = logging.getLogger(__name__)
 
-BATCH = 32  # kept at most: half a millisecond of the loop, and what a crash between two turns of the delivery loses
+BATCH = 32  # kept at most: half a millisecond of the loop
 
 
 class Verdict(NamedTuple):

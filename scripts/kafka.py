@@ -131,7 +131,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="./scripts/kafka",
         description=f"Starts a real Apache Kafka with the topics {' and '.join(TOPICS)}, until Ctrl-C.",
-        epilog="The last line of its start names the bootstrap servers.",
+        epilog="It is ready when it names the bootstrap servers, and what to do next.",
     )
     parser.add_argument(
         "--port", type=int, default=9092, help="of the first node, the others follow; 0: free ones (default: 9092)"

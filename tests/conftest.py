@@ -10,8 +10,11 @@ from tests.kafka import Broker, CannotStart
 FIRST_START = 300  # seconds; a machine's first start fetches Apache Kafka
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who asks for the broker needs Apache Kafka, and the time to start it."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Who asks for the broker needs Apache Kafka, and the time to start it. What is long waits for `--all`."""
+    if os.environ.get("TEST_ALL") != "1":
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker("kafka")

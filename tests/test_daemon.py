@@ -308,3 +308,17 @@ async def test_a_delivery_that_dies(device, monkeypatch, caplog):
     assert "delivery died; stopping" in caplog.text
     assert "a fault of its own" in caplog.text
     assert (device.folder / "state" / "run.json").exists()
+
+
+async def test_a_long_configuration_is_told_in_parts(device):
+    """However long its targets' labels are, no part is too large for a broker, and none is missing."""
+    labels = ", ".join(f"label-{number}: {'x' * 200}" for number in range(20))
+    targets = "\n".join(f"  - {{id: t{n}, url: 'http://127.0.0.1:9/{n}', labels: {{{labels}}}}}" for n in range(300))
+    device.write(f"targets:\n{targets}")
+    async with device.running():
+        await asyncio.sleep(2)
+    events = device.events("config_applied")
+    assert [event["part"] for event in events] == list(range(1, events[0]["parts"] + 1))
+    assert len(events) > 3
+    assert [target["id"] for event in events for target in event["targets"]] == [f"t{n}" for n in range(300)]
+    assert max(len(json.dumps(event)) for event in events) < 300_000

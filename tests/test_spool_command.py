@@ -126,6 +126,14 @@ def test_a_mistake_elsewhere_in_the_configuration_is_no_hindrance(spool, tmp_pat
     assert (code, str(tmp_path / "s") in out) == (0, True)
 
 
+def test_the_state_directory_is_no_spool(spool, tmp_path):
+    """Who names the directory above it is told so, and not that nothing waits."""
+    (tmp_path / "spool").mkdir()
+    code, out, err = spool("status", tmp_path)
+    assert (code, out) == (1, "")
+    assert f"did you mean {tmp_path / 'spool'}?" in err
+
+
 def test_no_configuration(spool, tmp_path):
     """Without a good configuration it says what is wrong with it, and that a directory does as well."""
     code, out, err = spool("status", "--config", tmp_path / "none.yaml")

@@ -280,6 +280,21 @@ async def test_measuring_that_hangs_is_noticed(device, manager, monkeypatch):
             assert manager.told.count("WATCHDOG=1") == hung
 
 
+async def test_a_configuration_that_is_being_mended(device, monkeypatch):
+    """Its mistake is told, and the agent is looked for where one without a word of it would be."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(device.folder / "state"))
+    async with device.running():
+        await device.says(lambda said: True)
+        device.path.write_text("kafka: [")
+        status, _ = await asyncio.to_thread(device.command)
+        assert status in (0, 1)
+        monkeypatch.setenv("STATE_DIRECTORY", str(device.folder / "elsewhere"))
+        status, told = await asyncio.to_thread(device.command)
+    assert status == 3
+    assert "config.yaml:1:" in told
+    assert "no agent runs here on this configuration" in told
+
+
 async def test_another_agents_status_is_not_mine(device, tmp_path, monkeypatch):
     """An agent that answers where mine should, and runs on another configuration, is not taken for mine."""
     other = tmp_path / "other.yaml"

@@ -2,7 +2,7 @@
 
 from agent.config.footprint import Footprint
 from agent.config.forms import duration
-from agent.config.load import Directories, load, load_directories, load_kafka, of_url
+from agent.config.load import Directories, default_state_directory, load, load_directories, load_kafka, of_url
 from agent.config.model import Config
 from agent.config.problems import ConfigError
 
@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "Directories",
     "Footprint",
+    "default_state_directory",
     "duration",
     "load",
     "load_directories",

@@ -158,6 +158,7 @@ class Spool:
     def append(self, record: Record) -> None:
         """Takes a record in; it may be taken once it is written."""
         if len(record.value) > MAX_RAW // 2:
+            log.error("spool: record %s of %d bytes is too large, and is lost", record.id, len(record.value))
             self._gaps.add([self._gap(record, "too_large")])
             return
         self._new.setdefault(record.topic, []).append(record)
@@ -539,7 +540,7 @@ class Spool:
         """Logs trouble when it begins, each minute, and when it is over; what comes and goes, no more often."""
         self._trouble = response.trouble
         if response.full and not self._trouble:
-            self._trouble = "there is no room for it (spool.max_size, spool.min_free)"
+            self._trouble = "there is no room for it (on the disk, or by spool.max_size and spool.min_free)"
         if self._trouble:
             self._say_trouble("%d records wait in memory (room for %d bytes)", len(self), self._last_resort)
         elif self._trouble_said:

@@ -61,6 +61,7 @@ def test_a_broker_that_is_killed(device, kafka):
     assert (account.dropped, account.rejected, len(account.runs)) == (0, 0, 1)
 
 
+@pytest.mark.long
 def test_a_topic_that_was_deleted(device, kafka):
     """The other topic goes on; once the topic is made anew, its records come soon, and all that waited with them."""
     device.write()
@@ -143,6 +144,7 @@ def cluster(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     cluster.close()
 
 
+@pytest.mark.long
 def test_a_leader_that_moves(cluster, plain, tmp_path):
     """The leader hangs and another takes over, that one is killed, and then copies are too few for a while."""
     with a_device(tmp_path, cluster, plain, min_insync_replicas="2") as device:

@@ -78,7 +78,11 @@ def configure(device: Campaign, synchronized: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("begin", "end"), [(Broker.pause, Broker.resume), (Broker.kill, Broker.restart)], ids=["hangs", "dies"]
+    ("begin", "end"),
+    [
+        pytest.param(Broker.pause, Broker.resume, id="hangs", marks=pytest.mark.long),
+        pytest.param(Broker.kill, Broker.restart, id="dies"),
+    ],
 )
 def test_wrong_clocks(kafka, shim, tmp_path, begin, end):
     """All their records arrive and stay, in order by run and seq; stamps are put right where nobody has seen them."""
