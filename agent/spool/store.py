@@ -480,15 +480,16 @@ class Store:
                     return True
         except OSError as error:
             self._trouble(f"{aside.name} cannot be emptied", error)
-        for key, segment in self._segments.items():
-            if segment.area is self._area and segment.state == "backlog" and not segment.left:
+        for key, segment in list(self._segments.items()):
+            if segment.area is not self._area or segment.state != "backlog" or segment.left:
+                continue
+            # One that cannot be read cannot be named, and stays; one that cannot be removed ends it: nor can the next.
+            if segment.unread_until <= boottime() and (segment.blocks is not None or self._read(segment)):
                 return self._drop(key, segment)
         return False
 
     def _drop(self, key: int, segment: Segment) -> bool:
         """Whether it is gone. Its gaps are on disk before it is, unless there is room for them only then."""
-        if segment.blocks is None and not self._read(segment):
-            return False
         gaps = joined(
             row for block in segment.blocks or () for row in within(block.header.gap("spool_full"), segment.wanted)
         )

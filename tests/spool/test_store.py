@@ -499,6 +499,36 @@ def test_what_cannot_be_read_for_a_moment_is_not_given_up(directory, monkeypatch
     store.close()
 
 
+def test_a_file_that_cannot_be_read_does_not_keep_the_spool_full(directory, monkeypatch):
+    """The next oldest goes in its place, and is named."""
+    before = Store(directory, EARLIER, max_size=1 << 20)
+    before.open()
+    for number in range(16):
+        before.turn(Request(new=[New(number, RESULTS, some(number * 9 + 1, number * 9 + 7, size=9_000))]))
+    before.close()
+    oldest = min(directory.glob("*.seg"), key=lambda path: int(path.stem.partition("-")[2])).name
+    files = Files()
+    real = files.read
+
+    def dying(area, name, *of):
+        if name == oldest:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(area, name, *of)
+
+    monkeypatch.setattr(files, "read", dying)
+    store = Store(directory, ORIGIN, max_size=1 << 20, files=files)
+    store.open()
+    placed, lost = set(), []
+    for number in range(12):
+        response = store.turn(Request(new=[New(number, RESULTS, some(number * 9 + 1, number * 9 + 7, size=9_000))]))
+        placed |= response.placed.keys()
+        lost += response.lost
+    assert placed == set(range(12))
+    assert {gap.reason for gap in lost} == {"spool_full"}
+    assert (directory / oldest).exists()
+    store.close()
+
+
 def test_one_file_that_cannot_be_rescued_holds_up_no_other(directory, tmp_path, monkeypatch):
     """What a newer agent left in the volatile directory stays there; the rest goes to the disk proper, once."""
     volatile = tmp_path / "volatile"
