@@ -61,11 +61,15 @@ class Machine:
         self._init = self._child()
         self._wait(self._is_up, BOOT, "the end of its boot")
         host("ip", "address", "add", f"{self.address}/30", "dev", self._link)
-        host("ip", "link", "set", self._link, "up")
+        self.cable(plugged=True)
         self.run("ip", "address", "add", f"{self._own}/30", "dev", "host0")
         self.run("ip", "link", "set", "host0", "up")
         self.run("mkdir", "-p", "/run/systemd/timesync")
         self.run("touch", "/run/systemd/timesync/synchronized")  # as timesyncd does; there is no NTP here
+
+    def cable(self, *, plugged: bool) -> None:
+        """The network's cable is pulled or put in at the other end, which the device sees as a carrier that is gone."""
+        host("ip", "link", "set", self._link, "up" if plugged else "down")
 
     def cut_power(self) -> None:
         """Every process ends at once, and what is in memory only, as /run, is gone. (What was written and not synced

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from agent.device.clock import boottime
+from agent.verdict import PROOF_SECONDS
 from tests.device.machine import OPT, UNIT
 from tests.end_to_end.running import wait_for
 
@@ -171,6 +172,28 @@ def test_a_stop_without_kafka(device):
     account = settled_account(device)
     assert (account.dropped, account.repeats, account.lost_at_ends) == (0, 0, 0)
     assert len(account.runs) == 2
+
+
+def test_the_cable_is_pulled(device):
+    """Without its network the device blames no site once nothing has answered for 30 s: what it cannot judge is
+    unknown, waits, and arrives when the cable is back.
+    """
+    device.begin()
+    pulled = boottime()
+    device.machine.cable(plugged=False)
+    time.sleep(PROOF_SECONDS)
+    device.shows("^degraded: Kafka acknowledges nothing for .* 5 unknown, .*Kafka lost")
+    time.sleep(5)
+    back = boottime()
+    device.machine.cable(plugged=True)
+    device.live_again(back, within=BUSY, after="the cable")
+    device.shows("^healthy; 5 targets, [0-9]")
+    account = settled_account(device)
+    assert (account.dropped, len(account.runs)) == (0, 1)
+    results = [json.loads(each.value) for each in device.arrivals.by_topic[device.topic]]
+    without = [each for each in results if pulled + PROOF_SECONDS + 2 < each["clock"]["boottime_s"] < back]
+    assert len(without) > 10
+    assert {each["status"] for each in without} == {"unknown"}
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["kafka up", "kafka away"])
