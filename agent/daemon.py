@@ -51,6 +51,7 @@ from agent.record import (
 from agent.results import Results
 from agent.schedule import Scheduler
 from agent.spool.area import SpoolInUse
+from agent.spool.held import Waiting
 from agent.spool.record import Origin, Record
 from agent.spool.spool import MAX_MEMORY, Spool
 from agent.spool.store import Store
@@ -416,7 +417,7 @@ class Daemon:
             missed=self._figures.get("missed"),
             lateness_max_ms=self._figures.get("lateness_max_ms"),
             broker=BrokerNow(state, lost_s),
-            spool=SpoolNow(waiting.records, waiting.bytes, waiting.oldest_s, waiting.trouble),
+            spool=_spool_now(waiting),
             clock_synchronized=self._clock.state().synchronized,
             config=ConfigNow(os.path.abspath(self._path), self._config.digest, self._applied_at, self._problems),
             target_count=len(self._scheduler),
@@ -445,6 +446,14 @@ class Daemon:
 
     def _tell(self, kind: type[Event], **fields: Any) -> None:
         self._spool.append(self._recorder.event(kind, **fields))
+
+
+def _spool_now(waiting: Waiting) -> SpoolNow:
+    now = SpoolNow(waiting.records, waiting.bytes, waiting.oldest_s, waiting.trouble, waiting.given_up)
+    if waiting.last_loss is not None:
+        at, now.given_up_why = waiting.last_loss
+        now.given_up_s = round(boottime() - at, 3)
+    return now
 
 
 def _spool(config: Config, recorder: Recorder) -> Spool:

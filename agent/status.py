@@ -15,6 +15,7 @@ import msgspec
 
 SOCKET = "status.sock"
 WAIT = 5.0  # seconds that either side waits for the other
+FRESH = 3600.0  # seconds for which a loss makes the agent degraded
 LARGEST = 64 << 20  # bytes of an answer: 45,000 targets have 15 MB
 LOOK_AGAIN = 5.0  # seconds between two looks whether the socket is still there
 CLIENTS = 8  # answered at a time; the others are hung up on
@@ -39,12 +40,19 @@ class BrokerNow(msgspec.Struct):
 
 
 class SpoolNow(msgspec.Struct):
-    """What waits: records in memory, bytes on disk, the age of the oldest; `trouble` with the disk, empty when none."""
+    """What waits: records in memory, bytes on disk, the age of the oldest; `trouble` with the disk, empty when none.
+
+    `given_up`: records that will never come, since the start; each is named in a gap event. `given_up_s`: seconds since
+    the last of them, `given_up_why` its reason.
+    """
 
     records: int
     bytes: int
     oldest_s: float | None
     trouble: str = ""
+    given_up: int = 0
+    given_up_s: float | None = None
+    given_up_why: str = ""
 
 
 class ConfigNow(msgspec.Struct):
@@ -90,6 +98,9 @@ class Status(msgspec.Struct):
             why.append("Kafka has acknowledged nothing yet")
         if self.spool.trouble:
             why.append(f"spool: {self.spool.trouble}")
+        if self.spool.given_up_s is not None and self.spool.given_up_s < FRESH:
+            ago, reason = _seconds(self.spool.given_up_s), self.spool.given_up_why
+            why.append(f"records were given up: {self.spool.given_up} since the start, the last {ago} ago ({reason})")
         if not self.clock_synchronized:
             why.append("the clock is not known to be right")
         if self.config.problems:

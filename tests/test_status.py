@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import threading
@@ -114,6 +115,16 @@ async def test_a_degraded_agent(device, monkeypatch):
     assert "an edit was refused: " in shown
     assert "nonsense: unknown key" in shown
     assert said.health == "degraded"
+
+
+async def test_what_was_given_up_is_no_secret(device, monkeypatch):
+    """Records that will never come are told as long as that is fresh, with their reason."""
+    monkeypatch.setattr("agent.spool.spool.MAX_RAW", 1_200)  # half of it is the largest record
+    async with device.running():
+        said = await device.says(lambda said: said.spool.given_up > 0)
+        assert said.health == "degraded"
+        (why,) = [why for why in said.why if "given up" in why]
+        assert re.fullmatch(r"records were given up: \d+ since the start, the last \d+ s ago \(too_large\)", why)
 
 
 async def test_no_agent(device):

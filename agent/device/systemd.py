@@ -9,6 +9,8 @@ import os
 import socket
 import time
 
+BUSY = 0.5  # seconds that the manager may keep us waiting with what is said only once
+
 
 class Systemd:
     """Talks to the service manager that started us; without one it says nothing to nobody."""
@@ -25,15 +27,15 @@ class Systemd:
 
     def ready(self) -> None:
         """Started, or done with a reload."""
-        self._notify("READY=1")
+        self._notify("READY=1", wait=BUSY)
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it. The stamp tells it from one before (systemd 253 and later want it)."""
-        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", wait=BUSY)
 
     def stopping(self) -> None:
         """A stop begins."""
-        self._notify("STOPPING=1")
+        self._notify("STOPPING=1", wait=BUSY)
 
     def alive(self) -> None:
         """To be said more often than each `watchdog` seconds."""
@@ -45,8 +47,9 @@ class Systemd:
             self._status = line
             self._notify("STATUS=" + line.replace("\n", " "))  # a new line would be another assignment
 
-    def _notify(self, state: str) -> None:
+    def _notify(self, state: str, wait: float = 0.0) -> None:
+        """What is said again and again is left out when the manager is busy; what is said once waits a little."""
         if self._address:
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-                manager.setblocking(False)  # a manager that is busy is not waited for
+                manager.settimeout(wait)
                 manager.sendto(state.encode(errors="replace"), self._address)

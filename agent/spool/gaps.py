@@ -6,6 +6,7 @@ the store keeps the rows on disk for as long as they stand here.
 
 from collections.abc import Callable, Iterable, Sequence
 
+from agent.device.clock import boottime
 from agent.spool.record import Gap, Origin, Record
 
 MAX_GAPS = 1_000  # rows; beyond, rows of one topic and run are joined over what lies between
@@ -28,6 +29,8 @@ class Gaps:
         self._rows: list[Gap] = []
         self._told: dict[str, tuple[Record, Gap]] = {}  # by id of the record that tells it
         self.changes = 0  # counts changes of `rows`
+        self.given_up = 0  # records that were named since the start
+        self.last: tuple[float, str] | None = None  # boot time and reason of the last of them
 
     def rows(self) -> tuple[Gap, ...]:
         """All that is not acknowledged."""
@@ -40,7 +43,9 @@ class Gaps:
         """
         for gap in gaps:
             self.changes += 1
-            _add(self._rows, gap)
+            if _add(self._rows, gap):
+                self.given_up += gap.count
+                self.last = boottime(), gap.reason
             if len(self._rows) > MAX_GAPS:
                 _join_oldest(self._rows)
             if (gap.run_id, gap.worker) == self._origin[1:]:
@@ -67,21 +72,24 @@ class Gaps:
         """A record will never come; when it told a gap, that is to be told again. Whether it did."""
         told = self._told.pop(record_id, None)
         if told is not None:
-            self.add([told[1]])
+            self.changes += 1
+            _add(self._rows, told[1])
         return told is not None
 
 
-def _add(rows: list[Gap], gap: Gap) -> None:
+def _add(rows: list[Gap], gap: Gap) -> bool:
+    """Whether it was new."""
     for at in range(len(rows) - 1, -1, -1):
         other = rows[at]
         if other.reason != gap.reason or _whose(other) != _whose(gap):
             continue
         if other.first_seq <= gap.first_seq and gap.last_seq <= other.last_seq:
-            return  # damage is found again by each run until its file is done with
+            return False  # damage is found again by each run until its file is done with
         if other.last_seq + 1 == gap.first_seq or gap.last_seq + 1 == other.first_seq:
             rows[at] = _over(other, gap)
-            return
+            return True
     rows.append(gap)
+    return True
 
 
 def _join_oldest(rows: list[Gap]) -> None:

@@ -1,9 +1,26 @@
-"""A block of records as the loop's side holds it: in memory, and perhaps on disk or on its way there."""
+"""A block of records as the loop's side holds it: in memory, and perhaps on disk or on its way there; and the sum."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from agent.spool.record import Origin, Record
+
+
+class Waiting(NamedTuple):
+    """What is not acknowledged: `records` in memory, `bytes` on disk; and the `trouble` that the disk is in, if any.
+
+    `given_up`: records that were named in gaps since the start; `last_loss`: boot time and reason of the last.
+
+    `oldest_s`: seconds that the oldest has waited; of what an earlier run left, those since this one began. None when
+    nothing waits.
+    """
+
+    records: int
+    bytes: int
+    oldest_s: float | None
+    trouble: str
+    given_up: int
+    last_loss: tuple[float, str] | None
 
 
 class HeldBlock:

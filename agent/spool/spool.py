@@ -17,12 +17,11 @@ import logging
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from agent.device.clock import boottime
 from agent.spool.disk import Disk
 from agent.spool.gaps import Gaps, joined
-from agent.spool.held import HeldBlock, ranges
+from agent.spool.held import HeldBlock, Waiting, ranges
 from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import MAX_RAW, chunks
 from agent.spool.store import Store
@@ -40,19 +39,6 @@ PATIENCE = 2.0  # seconds that the disk may take
 OPENING = 10.0  # seconds that it may take to list the directory, before measuring begins without it
 TELL_AGAIN = 10.0  # seconds until gaps are told again after Kafka refused the record of one
 SAY_AGAIN = 60.0  # seconds between two lines of log about trouble that goes on
-
-
-class Waiting(NamedTuple):
-    """What is not acknowledged: `records` in memory, `bytes` on disk; and the `trouble` that the disk is in, if any.
-
-    `oldest_s`: seconds that the oldest has waited; of what an earlier run left, those since this one began. None when
-    nothing waits.
-    """
-
-    records: int
-    bytes: int
-    oldest_s: float | None
-    trouble: str
 
 
 class Spool:
@@ -298,7 +284,8 @@ class Spool:
         if self._behind_since is not None:
             since.append(self._behind_since)
         oldest = round(boottime() - min(since), 3) if since else None
-        return Waiting(len(self), self._on_disk.bytes, oldest, self._trouble)
+        gaps = self._gaps
+        return Waiting(len(self), self._on_disk.bytes, oldest, self._trouble, gaps.given_up, gaps.last)
 
     def tell_gaps(self) -> None:
         """Appends records that tell gaps, some at a time."""
