@@ -322,7 +322,7 @@ class Spool:
 
         Raises what a fault of the spool's own code raised on the thread of the disk.
         """
-        if self._underway is not None and self._underway.done():
+        if self._underway is not None and self._underway.done() and self._underway.exception() is not None:
             underway, self._underway = self._underway, None
             for block in self._moving:  # which it may or may not have written
                 block.moving = False

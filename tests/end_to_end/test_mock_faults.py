@@ -175,7 +175,8 @@ def campaign(row: str, folder: Path) -> Account:
 @pytest.fixture(scope="module")
 def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rows]:
     """Those that were asked for, under way."""
-    chosen = [item.callspec.params["row"] for item in request.session.items if "rows" in item.fixturenames]
+    items = [item for item in request.session.items if item.path == request.path and "rows" in item.fixturenames]
+    chosen = [item.callspec.params["row"] for item in items]
     with ThreadPoolExecutor(len(ROWS)) as threads:
         yield {row: threads.submit(campaign, row, tmp_path_factory.mktemp("row")) for row in chosen}
 

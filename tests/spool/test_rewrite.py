@@ -1,9 +1,12 @@
 """Stamps are put right in what nobody has seen, on disk before it goes, and nowhere else."""
 
+import asyncio
+
 import pytest
 
 from agent.spool.record import Record
 from tests.delivery.in_memory import ORIGIN, a_spool
+from tests.spool.conservation import World
 from tests.spool.records import RESULTS, a_record
 from tests.spool.torn_disk import TornDisk
 
@@ -104,6 +107,23 @@ def test_what_was_taken_back_unsent_was_not_seen():
     assert line.spool.rewrite(right)
     line.spool.turn()
     assert line.take() == [right(a_record(number)) for number in range(1, 4)]
+
+
+def test_an_answer_that_is_not_heard_yet(monkeypatch):
+    """Between the disk's answer and its hearing nothing is asked for again: each record is on disk once, and goes."""
+    world = World(monkeypatch, volatile=False)
+    try:
+        world.append(3)
+        world.spool.turn()
+        world.spool.turn()
+        world.do(asyncio.sleep(0))
+        records = world.take(10)
+        assert len(records) == 3
+        world.arrive(records)
+        world.turn()
+        assert world.disk.bytes() == 0
+    finally:
+        world.close()
 
 
 def test_what_need_not_change_is_not_written_again():
