@@ -45,6 +45,9 @@ async def after_power_cuts(disks, sync):
     gone, kept, unsafe = set(), 0, 0
     with the_process(disks.path, disks.path / "volatile", sync=sync, spool=disk / "spool") as process:
         try:
+            async with asyncio.timeout(60):
+                while not (disks.path / "witness").exists():  # a busy machine takes its time to start the process
+                    await asyncio.sleep(0.05)
             for cut in range(CUTS):
                 await asyncio.sleep(random.uniform(0.3, 0.6))
                 stop(process)
