@@ -28,7 +28,7 @@ from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
 from agent.device.clock import Clock, ahead, boottime, stamp
 from agent.device.identity import StateInUse, begin_run, keep_run, lock_state
-from agent.device.systemd import Systemd
+from agent.device.systemd import Systemd, runtime_directory
 from agent.device.vitals import read_vitals
 from agent.probers import prober_of, type_of
 from agent.probers.prober import Prober
@@ -55,7 +55,7 @@ from agent.spool.held import Waiting
 from agent.spool.record import Origin, Record
 from agent.spool.spool import MAX_MEMORY, Spool
 from agent.spool.store import Store
-from agent.status import SOCKET, BrokerNow, ConfigNow, SpoolNow, Status, TargetNow, runtime_directory, serve
+from agent.status import SOCKET, BrokerNow, ConfigNow, SpoolNow, Status, TargetNow, serve
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Daemon:
         self._results = Results(self._recorder, self._clock, self._spool)
         self._forwarder = Forwarder(
             self._spool,
-            KafkaSink(config.kafka, config.agent.id, self._clock),
+            self._sink_of(config),
             config.kafka.tick,
             self,
             self._each_tick,
@@ -273,7 +273,7 @@ class Daemon:
         running = {target.id: target for target in self._config.targets if target.enabled}
         probers = self._probers_of(target for target in config.targets if running.get(target.id) != target)
         changed = config.kafka != self._config.kafka
-        return Prepared(config, probers, KafkaSink(config.kafka, config.agent.id, self._clock) if changed else None)
+        return Prepared(config, probers, self._sink_of(config) if changed else None)
 
     def _probers_of(self, targets: Iterable[Target]) -> dict[str, Prober]:
         return {target.id: prober_of(target, self._resolver) for target in targets if target.enabled}
@@ -292,10 +292,14 @@ class Daemon:
             right = ahead()
             self._wrong_stamps = not self._spool.rewrite(lambda record: corrected(record, right))
 
+    def _sink_of(self, config: Config) -> KafkaSink:
+        """Raises `DeliveryError`."""
+        return KafkaSink(config.kafka, config.agent.id, self._clock)
+
     def _replace_sink(self) -> None:
         """librdkafka waits by the wall clock: set back by an hour, it would not look at its broker for an hour."""
         try:
-            sink = KafkaSink(self._config.kafka, self._config.agent.id, self._clock)
+            sink = self._sink_of(self._config)
         except DeliveryError as error:  # a file of keys may have gone since
             log.warning("Kafka may be slow to come back after the clock was set: %s", error)
         else:
@@ -395,7 +399,7 @@ class Daemon:
 
     async def _serve(self) -> None:
         """Answers `uptime-agent status`."""
-        path = runtime_directory(self._state_directory) / SOCKET
+        path = (runtime_directory() or self._state_directory) / SOCKET
         try:
             await serve(path, lambda: self.status(each_target=True))
         except OSError as error:
@@ -457,14 +461,14 @@ def _spool_now(waiting: Waiting) -> SpoolNow:
 
 
 def _spool(config: Config, recorder: Recorder) -> Spool:
-    """With a volatile directory where systemd gives one (RuntimeDirectory=, systemd.exec(5)): it spares flash."""
-    runtime = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    """With a volatile directory where systemd gives one: it spares flash."""
+    runtime = runtime_directory()
     store = Store(
         Directories.of(config.state_directory, config.spool).spool,
         recorder.origin,
         max_size=config.spool.max_size,
         min_free=config.spool.min_free,
-        volatile=Path(runtime) / "spool" if runtime else None,
+        volatile=runtime / "spool" if runtime else None,
     )
     # What is live cannot be dropped from disk to make room, so it must never be all of it.
     memory = min(MAX_MEMORY, config.spool.max_size // 4)

@@ -5,7 +5,6 @@ Healthy or degraded is said of the device's own doings; a target that is down ma
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,12 +120,6 @@ class Status(msgspec.Struct):
             parts.append(f"{self.spool.bytes >> 10} KiB wait for {_seconds(self.spool.oldest_s)}")
         parts.append(f"config {self.config.digest}")
         return "; ".join([self.health + (": " + ", ".join(self.why) if self.why else ""), ", ".join(parts)])
-
-
-def runtime_directory(state_directory: Path) -> Path:
-    """Where the socket is: systemd's RuntimeDirectory=, else with the state."""
-    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    return Path(given) if given else state_directory
 
 
 def _seconds(seconds: float) -> str:

@@ -49,11 +49,8 @@ def load(
     `footprint` takes in what is read, also when it is no good.
     """
     base = path.parent if base_directory is None else base_directory
-    problems, footprint = Problems(), footprint or Footprint()
-    sources = Sources(base, footprint, open_secrets=secrets == "check")
-    loading = _Loading(path, base, problems, Reader(problems, sources), footprint)
     with _no_collection():
-        return loading.run(refusal)
+        return _Loading(path, base, footprint, open_secrets=secrets == "check").run(refusal)
 
 
 def load_kafka(path: Path) -> Kafka:
@@ -61,9 +58,7 @@ def load_kafka(path: Path) -> Kafka:
 
     Nothing else there is looked at: neither may its problems be in the way, nor are its secrets opened.
     """
-    problems, footprint = Problems(), Footprint()
-    reader = Reader(problems, Sources(path.parent, footprint))
-    return _Loading(path, path.parent, problems, reader, footprint).kafka()
+    return _Loading(path, path.parent).kafka()
 
 
 class Directories(NamedTuple):
@@ -84,9 +79,7 @@ def load_directories(path: Path) -> Directories:
 
     Raises `ConfigError` when it cannot be read, or these keys of it are no good.
     """
-    problems, footprint = Problems(), Footprint()
-    reader = Reader(problems, Sources(path.parent, footprint, open_secrets=False))
-    return _Loading(path, path.parent, problems, reader, footprint).directories()
+    return _Loading(path, path.parent, open_secrets=False).directories()
 
 
 @contextmanager
@@ -118,10 +111,13 @@ def of_url(url: str) -> Config:
 
 
 class _Loading:
-    def __init__(self, path: Path, base: Path, problems: Problems, reader: Reader, footprint: Footprint) -> None:
-        self._path, self._base, self._problems, self._reader = path, base, problems, reader
-        self._footprint = footprint
-        self._targets = Targets(reader)
+    def __init__(
+        self, path: Path, base: Path, footprint: Footprint | None = None, *, open_secrets: bool = True
+    ) -> None:
+        self._path, self._base = path, base
+        self._problems, self._footprint = Problems(), footprint or Footprint()
+        self._reader = Reader(self._problems, Sources(base, self._footprint, open_secrets=open_secrets))
+        self._targets = Targets(self._reader)
         self._digest = hashlib.blake2b(digest_size=6)
         self._left = LARGEST  # bytes that may still be read
         self._open_to_all: list[str] = []  # the files that every user of this machine can read

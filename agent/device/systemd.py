@@ -8,8 +8,15 @@ import contextlib
 import os
 import socket
 import time
+from pathlib import Path
 
 BUSY = 0.5  # seconds that the manager may keep us waiting with what is said only once
+
+
+def runtime_directory() -> Path | None:
+    """Where what need not survive a boot goes (RuntimeDirectory=, systemd.exec(5); the first of a list), if given."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else None
 
 
 class Systemd:

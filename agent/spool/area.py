@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from agent.spool.files import Files
+from agent.spool.files import Files, write_all
 from agent.spool.reading import within
 from agent.spool.record import Gap, Origin, Record
 from agent.spool.segment import Block
@@ -154,8 +154,7 @@ class Aside:
         try:
             file = self._files.create(folder, name)
             try:
-                while data:
-                    data = data[self._files.write(file, data) :]
+                write_all(self._files, file, data)
             finally:
                 self._files.close(file)
             self._bound(folder, self._max_files, self._max_bytes)

@@ -150,6 +150,13 @@ class Files:
         return system.f_bavail * system.f_frsize
 
 
+def write_all(files: Files, file: int, data: bytes) -> None:
+    """Appends all of `data`. Raises `OSError`, and then some of it may be there."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[files.write(file, rest) :]
+
+
 def _entries(directory: int) -> Iterator[Entry]:
     with os.scandir(directory) as entries:
         for entry in entries:

@@ -6,6 +6,8 @@ the store keeps the rows on disk for as long as they stand here.
 
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from agent.device.clock import boottime
 from agent.spool.record import Gap, Origin, Record
 
@@ -109,14 +111,10 @@ def _over(one: Gap, other: Gap) -> Gap:
     """One gap over both; where they do not touch, `count` is less than the span."""
     first = min(one, other, key=lambda gap: gap.first_seq)
     last = max(one, other, key=lambda gap: gap.last_seq)
-    return Gap(
-        topic=one.topic,
-        run_id=one.run_id,
-        worker=one.worker,
-        first_seq=first.first_seq,
+    return replace(
+        first,
         last_seq=last.last_seq,
+        last_at=last.last_at,
         count=one.count + other.count,
         reason=one.reason if one.reason == other.reason else "several",
-        first_at=first.first_at,
-        last_at=last.last_at,
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agent.spool import segment as codec
 from agent.spool.area import Area
-from agent.spool.files import Files
+from agent.spool.files import Files, write_all
 from agent.spool.reading import read_segment
 from agent.spool.record import Gap, Origin
 from agent.spool.segment import Block, Damaged
@@ -78,9 +78,7 @@ class Ledger:
     def _write(self, area: Area, name: str, data: bytes) -> None:
         file = self._files.create(area.directory, name)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._files.write(file, rest) :]
+            write_all(self._files, file, data)
             self._files.sync(file)
             self._files.sync_directory(area.directory)
         except OSError:

@@ -2,6 +2,8 @@
 
 import errno
 
+from msgspec.structs import replace
+
 from agent.spool.files import Files
 from agent.spool.record import Gap
 from agent.spool.segment import Block, Damage, Newer, scan
@@ -45,19 +47,6 @@ def within(gap: Gap, wanted: tuple[tuple[int, int], ...] | None) -> list[Gap]:
     for first, last in wanted:
         first, last = max(first, gap.first_seq), min(last, gap.last_seq)
         if first <= last:
-            rows.append(_cut(gap, first, last))
+            count = min(gap.count, last - first + 1)
+            rows.append(replace(gap, first_seq=first, last_seq=last, count=count))
     return rows
-
-
-def _cut(gap: Gap, first: int, last: int) -> Gap:
-    return Gap(
-        topic=gap.topic,
-        run_id=gap.run_id,
-        worker=gap.worker,
-        first_seq=first,
-        last_seq=last,
-        count=min(gap.count, last - first + 1),
-        reason=gap.reason,
-        first_at=gap.first_at,
-        last_at=gap.last_at,
-    )

@@ -72,6 +72,7 @@ class Spool:
         self._acknowledged: dict[int, int] = {}  # by segment, for the next request
         self._refused: list[Loaded] = []
         self._moving: list[HeldBlock] = []  # that the request under way is to write
+        self._rewriting = False  # blocks were rewritten, and the disk has not answered to that
         self._leaving: dict[int, list[Record]] = {}  # by segment, that the request under way is to hand over
         self._asked_for: frozenset[str] | None = None  # topics held in the request under way, if it loads
         self._fruitless: frozenset[str] | None = None  # topics held when nothing was loaded
@@ -182,10 +183,6 @@ class Spool:
         """Who numbered a record that was taken: this run or an earlier one."""
         return self._where[record.id].origin
 
-    def is_live(self, record: Record) -> bool:
-        """Whether a record that was taken is live; else it came by `take_backlog`."""
-        return self._where[record.id].live
-
     def acknowledge(self, records: Iterable[Record]) -> None:
         """Forgets taken records, because they arrived."""
         for record in records:
@@ -260,6 +257,7 @@ class Spool:
                 records = [self._replaced(record, new) for record in left]
                 if any(map(operator.is_not, records, left)):
                     replaced[block] = records
+        self._rewriting = self._rewriting or bool(replaced)
         for block in blocks if replaced else ():
             block.place, block.rewritten = "memory", True
             block.original = self._left_of(block)
@@ -345,10 +343,8 @@ class Spool:
 
     def _request(self, closing: bool = False) -> Request | None:
         """What there is to ask of the disk now; None when nothing."""
-        if not any(block.rewritten for block in self._blocks.values()):  # which come first on disk as well
-            for topic in list(self._new):
-                self._make_blocks(topic)
-        fresh = [block for block in self._blocks.values() if block.segment == 0 and not block.offered]
+        # What is rewritten comes first on disk as well.
+        fresh = [] if self._rewriting else [b for topic in list(self._new) for b in self._make_blocks(topic)]
         due = self._due(closing)
         settle = [self._move(block) for block in due if block.place in ("memory", "volatile")]
         new = [self._move(block) for block in fresh if not block.moving]
@@ -391,11 +387,10 @@ class Spool:
         """Live blocks that are to survive a power cut from now on."""
         pressed = self._memory > self._max_memory
         now = boottime()
-        unsafe = [block for block in self._unsafe() if not block.moving]
-        rewritten = any(block.rewritten for block in unsafe)
-        if now - self._synced < SYNC and not closing and not pressed and not rewritten:
+        if now - self._synced < SYNC and not closing and not pressed and not self._rewriting:
             return []
         self._synced = now
+        unsafe = [block for block in self._unsafe() if not block.moving]
         latest = now if self.broker_lost or closing or pressed else now - YOUNG
         old = {block.segment for block in unsafe if block.since <= latest}
         # Whole segments leave the volatile directory: what a crash leaves there is not in the directory proper too.
@@ -453,6 +448,7 @@ class Spool:
         elif self._behind_since is None:
             self._behind_since = min((block.since for block in self._blocks.values()), default=boottime())
         moved, self._moving = self._moving, []
+        self._rewriting = False  # all of it was in the request
         for block in moved:
             self._settle(block, response)
         for block in self._blocks.values() if response.synced or response.unsafe else ():

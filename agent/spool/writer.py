@@ -10,7 +10,7 @@ import zstandard
 
 from agent.spool import segment as codec
 from agent.spool.area import Area, Segment
-from agent.spool.files import Files
+from agent.spool.files import Files, write_all
 from agent.spool.record import Origin, Record
 
 log = logging.getLogger(__name__)
@@ -89,10 +89,8 @@ class Writer:
     def _write(self, segment: Segment, data: bytes) -> None:
         assert segment.file is not None
         segment.dirty = True
-        rest = memoryview(data)
         try:
-            while rest:
-                rest = rest[self._files.write(segment.file, rest) :]
+            write_all(self._files, segment.file, data)
         except OSError:
             try:
                 self._files.truncate(segment.file, segment.size)

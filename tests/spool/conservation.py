@@ -47,7 +47,6 @@ class World:
         self.born = {}  # id: when it was made
         self.arrived = {}  # id: how often
         self.may_be_lost = set()  # ids
-        self.refused = set()  # ids
         self.gaps = {}  # id of the record that tells it: gap
         self.told = []  # gaps that arrived
         self.runs = 0
@@ -154,7 +153,7 @@ class World:
             ids = self.ids([gap])
             assert ids <= self.made.keys(), f"a gap of records that never were: {gap}"
             named |= ids
-        missing = self.made.keys() - self.arrived.keys() - named - self.may_be_lost - self.refused
+        missing = self.made.keys() - self.arrived.keys() - named - self.may_be_lost
         assert not missing, f"lost and not named: {sorted(missing)}"
         if self.runs == 1:  # a later one does not know what of a segment had arrived
             both = sorted(named & self.arrived.keys())

@@ -14,16 +14,6 @@ from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_record, at, 
 MS = float(os.environ.get("TEST_TIME_FACTOR", "1")) / 1000
 
 
-@pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "spool"
-
-
-@pytest.fixture(params=["volatile", "without"])
-def volatile(request, tmp_path):
-    return tmp_path / "volatile" if request.param == "volatile" else None
-
-
 async def test_in_health(tmp_path, directory, volatile):
     """Records may be taken once they are written, in order, and leave no file when they arrived."""
     agent = Agent(directory, volatile=volatile)

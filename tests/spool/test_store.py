@@ -12,14 +12,10 @@ from agent.spool.files import Files
 from agent.spool.record import Origin
 from agent.spool.store import Store
 from agent.spool.turn import HandOver, Loaded, New, Request
+from tests.spool.agent import files, kill
 from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_gap, seqs, some
 
 KIB, MIB = 1 << 10, 1 << 20
-
-
-@pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "spool"
 
 
 class Queue:
@@ -52,17 +48,8 @@ class Queue:
         return records
 
     def kill(self):
-        """As kill -9 does: nothing is synced or closed in order, but descriptors go."""
-        for segment in self.store._segments.values():
-            if segment.file is not None:
-                os.close(segment.file)
-        for area in (self.store._area, self.store._volatile):
-            if area is not None:
-                area.close()
-
-
-def files(directory):
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+        """As kill -9 does."""
+        kill(self.store)
 
 
 @pytest.mark.parametrize("volatile", [False, True])

@@ -17,16 +17,6 @@ from tests.spool.records import EARLIER, ORIGIN, RESULTS, a_gap, seqs, some
 
 
 @pytest.fixture
-def directory(tmp_path):
-    return tmp_path / "spool"
-
-
-@pytest.fixture(params=["volatile", "without"])
-def volatile(request, tmp_path):
-    return tmp_path / "volatile" if request.param == "volatile" else None
-
-
-@pytest.fixture
 def hurried(monkeypatch):
     """Seconds become hundredths."""
     for module, name in ((spool_module, "YOUNG"), (spool_module, "SYNC"), (store_module, "LOOK_AGAIN")):
