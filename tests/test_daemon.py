@@ -11,9 +11,10 @@ import time
 import pytest
 
 from agent import daemon
-from agent.config import Footprint, load
+from agent.config import load
 from agent.config.model import Kafka
 from agent.delivery.kafka import DeliveryError, EmbeddedBroker, read
+from tests.in_process import begun, running
 
 TARGETS = "targets: ['http://127.0.0.1:9/a', 'http://127.0.0.1:9/b']"
 
@@ -39,15 +40,9 @@ defaults: {{interval: 1s}}
 
     @contextlib.asynccontextmanager
     async def running(self):
-        footprint = Footprint()
-        config = load(self.path, footprint=footprint)
-        task = asyncio.create_task(daemon.Daemon(self.path, config, footprint).run())
-        await asyncio.sleep(0.1)
-        try:
+        async with running(self.path) as task:
+            await asyncio.sleep(0.1)
             yield task
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert await task == 0
 
     def told(self, topic):
         """What arrived on a topic until nothing came for a second."""
@@ -295,8 +290,7 @@ async def test_a_stop_does_not_wait_for_a_disk(device, monkeypatch, caplog):
 
 async def test_a_delivery_that_dies(device, monkeypatch, caplog):
     """A fault of its own code ends the agent with status 1, in order: what was measured waits on disk."""
-    footprint = Footprint()
-    task = asyncio.create_task(daemon.Daemon(device.path, load(device.path, footprint=footprint), footprint).run())
+    task = begun(device.path)
     await asyncio.sleep(1.2)
 
     def broken(*_):

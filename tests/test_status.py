@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -14,11 +12,11 @@ import time
 import pytest
 
 from agent import daemon
-from agent.config import Footprint, load
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import EmbeddedBroker
 from agent.status import ask
 from tests.end_to_end.running import command
+from tests.in_process import running
 
 NOWHERE = "127.0.0.1:1"
 
@@ -44,16 +42,8 @@ targets: ['http://127.0.0.1:9/a', {{id: b, url: 'http://u:secret@127.0.0.1:9/b'}
 """
         )
 
-    @contextlib.asynccontextmanager
-    async def running(self):
-        footprint = Footprint()
-        config = load(self.path, footprint=footprint)
-        task = asyncio.create_task(daemon.Daemon(self.path, config, footprint).run())
-        try:
-            yield
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert await task == 0
+    def running(self):
+        return running(self.path)
 
     async def says(self, condition):
         """Waits until what the agent says of itself is so; that."""
