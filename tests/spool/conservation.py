@@ -99,6 +99,7 @@ class World:
         self.now += seconds
         self.spool.tell_gaps()
         self.spool.turn()
+        self.spool.turn()  # the disk has answered, and nobody has heard it yet
         self.do(asyncio.sleep(0))
 
     def take(self, limit):
