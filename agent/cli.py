@@ -205,13 +205,13 @@ def _run(options: argparse.Namespace) -> int:
         signal.signal(ending, lambda *_: sys.exit(GOOD))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: what is loaded now is the newest anyway
     from agent import daemon
-    from agent.config import ConfigError, Footprint, load
+    from agent.config import ConfigError, Files, load
     from agent.delivery.kafka import refusal
 
     try:
-        footprint = Footprint()
-        config = load(options.config, refusal=refusal, footprint=footprint)
-        return daemon.run(options.config, config, footprint)
+        files = Files()
+        config = load(options.config, refusal=refusal, files=files)
+        return daemon.run(options.config, config, files.footprint)
     except ConfigError as error:
         for problem in error.problems:
             logging.error("%s", problem)  # so that the journal knows them for what they are

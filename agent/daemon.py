@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from agent import __version__
-from agent.config import Config, ConfigError, Directories, Footprint, load
+from agent.config import Config, ConfigError, Directories, Files, Footprint, load
 from agent.config.model import Target
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
@@ -267,8 +267,9 @@ class Daemon:
 
     def _prepare(self) -> Prepared:
         """Loads the configuration and makes all that can fail. Raises `ConfigError` and `DeliveryError`."""
-        self._footprint = Footprint()
-        loaded = load(self._path, refusal=refusal, footprint=self._footprint)
+        files = Files()
+        self._footprint = files.footprint
+        loaded = load(self._path, refusal=refusal, files=files)
         config = self._keep_what_needs_a_restart(loaded)
         running = {target.id: target for target in self._config.targets if target.enabled}
         probers = self._probers_of(target for target in config.targets if running.get(target.id) != target)

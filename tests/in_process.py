@@ -7,15 +7,15 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from agent.config import Footprint, load
+from agent.config import Files, load
 from agent.daemon import Daemon
 
 
 def begun(path: Path) -> asyncio.Task[int]:
     """The run of a daemon with the configuration at `path`; its result is the exit status."""
-    footprint = Footprint()
-    config = load(path, footprint=footprint)
-    return asyncio.create_task(Daemon(path, config, footprint).run())
+    files = Files()
+    config = load(path, files=files)
+    return asyncio.create_task(Daemon(path, config, files.footprint).run())
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,5 @@
 """Loading: every file read once, checked as a whole, and either a `Config` or every problem of it."""
 
-import errno
 import gc
 import glob
 import hashlib
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
-from agent.config.footprint import Footprint
+from agent.config.files import Files
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location, Spool
 from agent.config.problems import ConfigError, Mark, Problems, Rejected, printable, quoted
@@ -40,17 +39,17 @@ def load(
     base_directory: Path | None = None,
     secrets: Literal["check", "skip"] = "check",
     refusal: Callable[[Kafka], str | None] = lambda kafka: None,
-    footprint: Footprint | None = None,
+    files: Files | None = None,
 ) -> Config:
     """The configuration at `path`. Raises `ConfigError` with every problem of all its files.
 
     `base_directory`: what includes and other files are relative to, by default the folder of `path`. `skip` opens no
     secrets: the result is for looking at, not for measuring. `refusal`: what Kafka's client says against its block.
-    `footprint` takes in what is read, also when it is no good.
+    `files`: where it is read from, by default the disk; they know afterwards what was read, also when it is no good.
     """
     base = path.parent if base_directory is None else base_directory
     with _no_collection():
-        return _Loading(path, base, footprint, open_secrets=secrets == "check").run(refusal)
+        return _Loading(path, base, files, open_secrets=secrets == "check").run(refusal)
 
 
 def load_kafka(path: Path) -> Kafka:
@@ -100,7 +99,7 @@ def of_url(url: str) -> Config:
         raise ValueError("the URL has a character that cannot be printed, which no URL has; correct it")
     problems = Problems()
     place = parse("URL", json.dumps(url, ensure_ascii=False).encode(), problems)
-    targets = Targets(Reader(problems, Sources(Path(), Footprint())))
+    targets = Targets(Reader(problems, Sources(Path(), Files())))
     if place is not None:
         targets.take(place)
     try:
@@ -111,12 +110,10 @@ def of_url(url: str) -> Config:
 
 
 class _Loading:
-    def __init__(
-        self, path: Path, base: Path, footprint: Footprint | None = None, *, open_secrets: bool = True
-    ) -> None:
+    def __init__(self, path: Path, base: Path, files: Files | None = None, *, open_secrets: bool = True) -> None:
         self._path, self._base = path, base
-        self._problems, self._footprint = Problems(), footprint or Footprint()
-        self._reader = Reader(self._problems, Sources(base, self._footprint, open_secrets=open_secrets))
+        self._problems, self._files = Problems(), files or Files()
+        self._reader = Reader(self._problems, Sources(base, self._files, open_secrets=open_secrets))
         self._targets = Targets(self._reader)
         self._digest = hashlib.blake2b(digest_size=6)
         self._left = LARGEST  # bytes that may still be read
@@ -254,17 +251,22 @@ class _Loading:
         if pattern is NOT_OPENED:
             return []
         literal = not glob.has_magic(pattern)
-        if literal:
-            self._footprint.read(self._base / pattern)
-        names = [pattern] if literal else self._footprint.matched(self._base, pattern)
+        not_there = f"{quoted(pattern)} is not there; correct the path, or use a pattern with *"
+        names = [pattern] if literal else self._files.matching(self._base, pattern)
         files = [self._base / name for name in names]
-        if not pattern or (literal and _missing(files[0])):
-            self._reader.reject(place, f"{quoted(pattern)} is not there; correct the path, or use a pattern with *")
         for file in files:
-            if os.path.isdir(file):
+            try:
+                found = self._files.stat(file)
+            except OSError as error:
+                if literal and isinstance(error, FileNotFoundError):
+                    self._reader.reject(place, not_there)
+                continue  # reading it will tell
+            if not pattern:  # the base itself
+                self._reader.reject(place, not_there)
+            if stat.S_ISDIR(found.st_mode):
                 self._reader.reject(place, f"{quoted(pattern)} matches a folder; write its files, as FOLDER/*.yaml")
-            with suppress(OSError):  # reading it will tell
-                if file.samefile(self._path):
+            with suppress(OSError):
+                if os.path.samestat(found, self._files.stat(self._path)):
                     told = f"{quoted(pattern)} matches this very file"
                     self._reader.reject(place, f"{told}; keep the others in a folder of their own, as targets.d/*.yaml")
         return files
@@ -288,15 +290,10 @@ class _Loading:
 
     def _read(self, file: Path) -> bytes:
         """At most one byte more than is allowed. Raises OSError."""
-        self._footprint.read(file)
-        # Opening a pipe would wait for its writer.
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise OSError(errno.EINVAL, "Is a directory" if stat.S_ISDIR(mode) else "Is not a regular file")
-            if mode & stat.S_IROTH:
-                self._open_to_all.append(str(file))
-            return opened.read(self._left + 1)
+        data = self._files.read(file, self._left + 1)
+        if self._files.stat(file).st_mode & stat.S_IROTH:
+            self._open_to_all.append(str(file))
+        return data
 
     def _ask(self, refusal: Callable[[Kafka], str | None], fields: dict[str, Any], written: dict[str, Entry]) -> None:
         """Asks Kafka's client what it has against the block; it tells one property at a time."""
@@ -327,16 +324,6 @@ class _Loading:
             if file in self._reader.inline_secrets:
                 mend = "chmod o-r, or write {file: …} or {credential: …} in their place"
                 yield f"{file}: secrets stand in it and everyone on this machine can read it; {mend}"
-
-
-def _missing(file: Path) -> bool:
-    try:
-        file.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        pass  # it may be there, and reading it will tell
-    return False
 
 
 def _mend(error: OSError, file: Path) -> str:

@@ -3,11 +3,11 @@
 One trailing newline is stripped, as an editor leaves it.
 """
 
+import errno
 import os
-import stat
 from pathlib import Path
 
-from agent.config.footprint import Footprint
+from agent.config.files import Files
 from agent.config.model import Secret
 from agent.config.problems import printable, quoted
 
@@ -22,8 +22,8 @@ NOT_OPENED = Secret("***")
 class Sources:
     """Reads the files and secrets that a configuration names. `base`: what relative paths start from."""
 
-    def __init__(self, base: Path, footprint: Footprint, *, open_secrets: bool = True) -> None:
-        self._base, self._footprint, self._open_secrets = base, footprint, open_secrets
+    def __init__(self, base: Path, files: Files, *, open_secrets: bool = True) -> None:
+        self._base, self._files, self._open_secrets = base, files, open_secrets
 
     def secret(self, kind: str, name: str) -> Secret:
         """The secret `{kind: name}`. Raises ValueError that says what is wrong and how to mend it."""
@@ -51,14 +51,11 @@ class Sources:
         file = self._base / path
         if "\0" in str(file):
             raise ValueError(f"{quoted(str(file))} has a NUL character in it; correct the path")
-        self._footprint.read(file)
         try:
-            # Opening a pipe would wait for its writer, and a device may never end.
-            if not stat.S_ISREG(file.stat().st_mode):
-                raise ValueError(f"{quoted(str(file))} is not a regular file; name one")
-            with file.open("rb") as opened:
-                data = opened.read(LARGEST + 1)
+            data = self._files.read(file, LARGEST + 1)
         except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EISDIR):
+                raise ValueError(f"{quoted(str(file))} is not a regular file; name one") from None
             why = error.strerror or str(error)
             raise ValueError(f"cannot read {quoted(str(file))}: {why}; mend the path or its mode") from None
         if len(data) > LARGEST:
