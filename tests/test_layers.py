@@ -34,7 +34,7 @@ ARROWS = {
     "agent.show": set(),
     "agent.status": set(),
     "agent.overview": {"agent.show", "agent.status"},
-    "agent.log": set(),
+    "agent.log": {"agent.config.masking"},
     "agent.results": {
         "agent.device.clock",
         "agent.record",
