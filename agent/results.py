@@ -69,7 +69,8 @@ class Results:
                     self._missed += told.ticks
                     self.verdicts[told.target.id] = Verdict("unknown", "not_measured", told.wall, None)
             except Exception:  # a bug; it costs one record, and neither the others nor the delivery that asked
-                log.exception("%s: its result could not be recorded", told.target.id)
+                extra = {"secrets_of": told.target}
+                log.exception("%s: its result could not be recorded", told.target.id, extra=extra)
 
     def forget_others(self, target_ids: Collection[str]) -> None:
         """Keeps verdicts of these targets only."""

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from agent.config.masking import Mask
 from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers.prober import Prober
@@ -199,7 +200,7 @@ class Scheduler:
                 try:
                     look = self._tick(entry, now)
                 except Exception:  # a bug; it costs this target's tick, and not the measuring of all others
-                    log.exception("%s: its tick failed", entry.target.id)
+                    log.exception("%s: its tick failed", entry.target.id, extra={"secrets_of": entry.target})
                     look = now + entry.target.interval
                 self._pushed += 1
                 heapq.heapreplace(self._heap, (look, self._pushed, entry))
@@ -255,9 +256,10 @@ class Scheduler:
         try:
             result = await entry.prober.probe(monotonic + entry.target.timeout)
         except Exception as error:  # A prober never raises. If one does, it costs one record and not a target.
-            log.exception("%s: the prober failed", entry.target.id)
+            log.exception("%s: the prober failed", entry.target.id, extra={"secrets_of": entry.target})
             duration = (time.monotonic() - monotonic) * 1000
-            result = Result(duration, Phases(), Error(None, "internal", "local", f"the prober failed: {error!r}"[:500]))
+            message = Mask(entry.target).text(f"the prober failed: {error!r}")[:500]
+            result = Result(duration, Phases(), Error(None, "internal", "local", message))
         result = self._without_blame_for_stalls(result, started, entry.target.timeout)
         self._outcome.measured(Measurement(entry.target, entry.prober, scheduled, started, wall, result))
 
@@ -279,7 +281,8 @@ class Scheduler:
             reason = "the agent was stopped during the measurement" if not entry.current else "the prober hung"
             self._missed(entry, scheduled, 1, reason)
         elif (error := task.exception()) is not None:
-            log.error("%s: its result could not be recorded", entry.target.id, exc_info=error)
+            extra = {"secrets_of": entry.target}
+            log.error("%s: its result could not be recorded", entry.target.id, exc_info=error, extra=extra)
 
     def _missed(self, entry: _Entry, scheduled: float, count: int, reason: str) -> None:
         wall = time.time() - (boottime() - scheduled)

@@ -19,6 +19,7 @@ ARROWS = {
     "agent.cli": {"agent"},  # the commands know all
     "agent.daemon": {
         "agent.config",
+        "agent.configured",
         "agent.delivery",
         "agent.device",
         "agent.probers",
@@ -28,6 +29,8 @@ ARROWS = {
         "agent.spool",
         "agent.status",
     },
+    "agent.configured": {"agent.config", "agent.delivery", "agent.device.clock", "agent.last_good", "agent.status"},
+    "agent.last_good": {"agent.config", "agent.device.durable"},
     "agent.once": {"agent.config", "agent.device", "agent.probers", "agent.record", "agent.schedule", "agent.verdict"},
     "agent.watch": {"agent.show"},
     "agent.waiting": {"agent.show", "agent.spool"},
@@ -52,6 +55,7 @@ ARROWS = {
         "agent.verdict",
     },
     "agent.schedule": {
+        "agent.config.masking",
         "agent.config.model",
         "agent.device.clock",
         "agent.probers.prober",
@@ -67,7 +71,13 @@ ARROWS = {
         "agent.device.clock",
         "agent.timer",
     },
-    "agent.delivery": {"agent.config.model", "agent.device.clock", "agent.spool.record", "agent.spool.spool"},
+    "agent.delivery": {
+        "agent.config.masking",
+        "agent.config.model",
+        "agent.device.clock",
+        "agent.spool.record",
+        "agent.spool.spool",
+    },
     "agent.spool": {"agent.device.clock"},
     "agent.config": set(),
     "agent.device": set(),

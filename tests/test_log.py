@@ -1,6 +1,5 @@
 """The log stays small whatever happens, says what it left out, and shows no secret."""
 
-import io
 import logging
 import os
 import re
@@ -12,33 +11,17 @@ import pytest
 
 from agent import log as module
 from agent.config.model import Secret
+from tests.written import written_log
 
 log = logging.getLogger("agent.part")
 
 
-class Written(io.StringIO):
-    """The log on no terminal and no journal."""
-
-    def messages(self):
-        """Its lines, without time and level."""
-        return [re.sub(r"^[-\d]+ [:\d]+ [A-Z]+ +", "", line) for line in self.getvalue().splitlines()]
-
-
 @pytest.fixture
 def written(monkeypatch):
-    """As `set_up` makes it, with a minute of 0.4 s."""
-    root, stderr = logging.getLogger(), Written()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()  # or pytest's would be closed
-    monkeypatch.setattr(sys, "stderr", stderr)
+    """With a minute of 0.4 s."""
     monkeypatch.setattr(module, "MINUTE", 0.4)
-    module.set_up("info")
-    yield stderr
-    for handler in root.handlers[:]:
-        root.removeHandler(handler)
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with written_log() as written:
+        yield written
 
 
 def until(condition):
@@ -57,9 +40,9 @@ def test_a_flood_is_told_and_not_written(written):
     for number in range(1_000):
         damaged(number)
     log.info("something else")
-    assert written.messages() == [f"{number}: damaged" for number in range(10)] + ["something else"]
+    assert written.messages == [f"{number}: damaged" for number in range(10)] + ["something else"]
     until(lambda: "999" in written.getvalue())
-    assert written.messages()[11:] == ["999: damaged; the last of 990 like it in the last minute"]
+    assert written.messages[11:] == ["999: damaged; the last of 990 like it in the last minute"]
 
 
 def test_a_flood_that_goes_on_is_one_line_a_minute(written):
@@ -68,7 +51,7 @@ def test_a_flood_that_goes_on_is_one_line_a_minute(written):
     while time.monotonic() < begin + 5 * module.MINUTE:
         damaged(1)
     minutes = (time.monotonic() - begin) / module.MINUTE
-    assert 3 <= len(written.messages()) - 10 <= minutes + 1
+    assert 3 <= len(written.messages) - 10 <= minutes + 1
 
 
 def test_after_a_quiet_time_all_is_as_before(written, monkeypatch):
@@ -78,10 +61,10 @@ def test_after_a_quiet_time_all_is_as_before(written, monkeypatch):
         damaged(number)
     time.sleep(12 * module.MINUTE)
     until(lambda: "11: damaged" in written.getvalue())
-    before = len(written.messages())
+    before = len(written.messages)
     for number in range(10):
         damaged(number)
-    assert len(written.messages()) - before == 10
+    assert len(written.messages) - before == 10
 
 
 def process(program, level="info"):
@@ -107,17 +90,17 @@ def test_texts_that_are_made_before_are_one_kind(written):
     """A line that is put together by its caller is as bounded as one that is not."""
     for number in range(100):
         log.warning(f"{number}: damaged")
-    assert len(written.messages()) == 10
+    assert len(written.messages) == 10
 
 
 def test_problems_are_all_told(written):
     """A configuration's fifty problems are all in the log, and a flood of different texts is not."""
     for number in range(50):
         log.error("%s", f"config.yaml:{number}:1: no such key")
-    assert len(written.messages()) == 50
+    assert len(written.messages) == 50
     for number in range(10_000):
         log.error("%s", f"config.yaml:{number}:1: no such target")
-    assert len(written.messages()) <= module.KINDS + module.BURST
+    assert len(written.messages) <= module.KINDS + module.BURST
     until(lambda: "config.yaml:9999:1" in written.getvalue())
 
 
@@ -130,13 +113,13 @@ def test_trouble_that_goes_on(written):
     for _ in range(20):
         trouble("a")
         trouble("b")
-    assert written.messages() == ["no a", "no b"]
+    assert written.messages == ["no a", "no b"]
     time.sleep(module.MINUTE + 0.1)
-    assert written.messages() == ["no a", "no b"]  # it may be over
+    assert written.messages == ["no a", "no b"]  # it may be over
     trouble("a")
     log.info("a again", extra={"over": "a"})
     trouble("a")
-    assert written.messages()[2:] == ["no a", "a again", "no a"]
+    assert written.messages[2:] == ["no a", "a again", "no a"]
 
 
 def test_trouble_that_comes_and_goes(written):
@@ -144,9 +127,9 @@ def test_trouble_that_comes_and_goes(written):
     for _ in range(100):
         log.error("no a", extra={"trouble": "a"})
         log.info("a again", extra={"over": "a"})
-    assert written.messages() == ["no a", "a again"] * 5
+    assert written.messages == ["no a", "a again"] * 5
     until(lambda: "the last of" in written.getvalue())
-    assert written.messages()[10:] == ["a again; the last of 190 like it in the last minute"]
+    assert written.messages[10:] == ["a again; the last of 190 like it in the last minute"]
 
 
 FLOOD = """
@@ -189,19 +172,19 @@ def test_a_traceback_is_bounded(written):
         deep(100)
     except ZeroDivisionError:
         log.exception("a: failed")
-    lines = written.messages()
+    lines = written.messages
     assert lines[0] == "a: failed"
     assert re.fullmatch(r"… \d+ lines of the traceback left out", lines[1])
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert len(lines) <= module.TRACEBACK + 2
     log.error("a: %s", "x" * 100_000)
-    assert len(written.messages()[-1]) <= module.LONGEST + 1
+    assert len(written.messages[-1]) <= module.LONGEST + 1
 
 
 def test_control_characters_are_shown_for_what_they_are(written):
     """The journal would hide the whole line."""
     log.error("a: %s", "\x1b[31mred\x00")
-    assert written.messages() == ["a: \\x1b[31mred\\x00"]
+    assert written.messages == ["a: \\x1b[31mred\\x00"]
 
 
 def test_an_exception_shows_no_secret(written):

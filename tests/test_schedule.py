@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from agent import schedule
-from agent.config.model import Target
+from agent.config.model import Secret, Target
 from agent.device.clock import boottime
 from agent.probers.result import Error, Phases, Result
 from agent.schedule import Scheduler, phase_of
+from tests.written import written_log
 
 INTERVAL = 0.2
 
@@ -315,6 +316,22 @@ async def test_a_broken_prober_costs_one_record(scheduler, outcomes, caplog):
     assert (error.code, error.attribution) == ("internal", "local")
     assert "ZeroDivisionError" in error.message
     assert "the prober failed" in caplog.text
+
+
+async def test_a_broken_prober_shows_no_secret(scheduler, outcomes):
+    """Neither its record nor the log has what is configured as a secret, whatever the bug says."""
+
+    class Telling(Instant):
+        async def probe(self, deadline):
+            raise UnicodeEncodeError("ascii", str(secret), 0, 1, str(secret))
+
+    secret = Secret("tökèn-12")
+    with written_log() as written:
+        scheduler.reconcile([a_target(headers={"x": secret})], lambda target: Telling())
+        await asyncio.sleep(1.5 * INTERVAL)
+    assert "***" in outcomes.measurements[0].result.error.message
+    assert "a: the prober failed" in written.getvalue()
+    assert "tökèn-12" not in outcomes.measurements[0].result.error.message + written.getvalue()
 
 
 async def test_a_failing_tick_stops_no_other(outcomes, caplog):

@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from agent.delivery.sparing import SparingLog
 from agent.device.clock import boottime
 from agent.spool.record import Origin, Record
 from agent.spool.spool import Spool
@@ -87,7 +86,6 @@ class Forwarder:
         self._lost_since: float | None = None
         self._acknowledged = False  # ever
         self.last_turn = boottime()  # progress, for whoever watches
-        self._trouble = SparingLog(log)
 
     def broker(self) -> tuple[Literal["up", "lost", "unknown"], float | None]:
         """Whether Kafka acknowledges, as far as is known, and for how many seconds it has not."""
@@ -210,13 +208,13 @@ class Forwarder:
                 self._suspects.settled(records)
                 (unsent if fate == "unsent" else again).extend(records)
             if fate != "unsent":
-                self._trouble.say(
-                    (topic, fate),
-                    logging.ERROR,
+                log.log(
+                    logging.ERROR if fate == "topic_refused" else logging.WARNING,  # which nobody mends but a person
                     "topic %s: %s; it is tried again, %d records wait in memory, the rest on disk",
                     topic,
                     reason,
                     len(self._spool),
+                    extra={"trouble": (topic, fate)},
                 )
         self._spool.give_back(again)
         self._spool.give_back(unsent, unsent=True)
@@ -226,20 +224,18 @@ class Forwarder:
         if self._lost_since is not None:
             seconds, self._lost_since = boottime() - self._lost_since, None
             self._pace.pause()
-            log.info("Kafka acknowledges again, after %.0f s; what waits goes to it", seconds)
+            text = "Kafka acknowledges again, after %.0f s; what waits goes to it"
+            log.info(text, seconds, extra={"over": "silence"})
             self._news.broker_back(seconds)
         self._pace.begin()
         if self._held.pop(topic, None) is not None:
-            self._trouble.over((topic, "topic_refused"))
-            log.info("topic %s: takes records now", topic)
+            log.info("topic %s: takes records now", topic, extra={"over": (topic, "topic_refused")})
 
     def _refuse(self, records: Sequence[Record], reason: str) -> None:
         for record in self._suspects.refused(records):
             self._news.rejected(record, self._spool.origin(record), reason)
             self._spool.refuse(record, reason)
-            self._trouble.say(
-                (record.topic, "record_refused"),
-                logging.ERROR,
+            log.error(
                 "record %s of %d bytes: Kafka does not take it and never will: %s; it is set aside",
                 record.id,
                 len(record.value),
@@ -253,7 +249,8 @@ class Forwarder:
             self._lost_since = silent
             self._pace.pause()
             self._sink.withdraw()
-            log.warning("Kafka acknowledges nothing; measuring goes on, and what it yields waits on disk")
+            text = "Kafka acknowledges nothing; measuring goes on, and what it yields waits on disk"
+            log.warning(text, extra={"trouble": "silence"})
             self._news.broker_lost()
 
 

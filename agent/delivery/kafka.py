@@ -24,9 +24,9 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from agent.config.masking import Mask
 from agent.config.model import Kafka
 from agent.delivery.forwarder import Fate, Report
-from agent.delivery.sparing import SparingLog
 from agent.device.clock import Clock, boottime
 from agent.spool.record import Record
 
@@ -99,7 +99,7 @@ class KafkaSink:
     def __init__(self, kafka: Kafka, agent_id: str, clock: Clock) -> None:
         self._agent_id = agent_id.encode()
         self._clock = clock
-        self._trouble = SparingLog(log)
+        self._kafka = kafka
         self._properties = _properties(kafka, DEFAULTS) | OWNED
         self._blocks: list[_Block] = []  # on their way
         self._stamp_from = 0.0  # boot time
@@ -161,7 +161,7 @@ class KafkaSink:
             _end(holder)
 
     def _new_producer(self) -> Producer:
-        return _new(Producer, self._properties | {"error_cb": self._error, "logger": log})
+        return _new(Producer, self._properties | {"error_cb": self._error, "logger": log}, self._kafka)
 
     def _ask_for_topics(self) -> None:
         """librdkafka asks again for a topic that was there and is gone only after minutes: so we do, in a thread."""
@@ -170,7 +170,8 @@ class KafkaSink:
             self._asking.start()
 
     def _bury(self, error: KafkaError) -> None:
-        self._trouble.say("fatal", logging.ERROR, "the Kafka producer failed and is replaced: %s", error.str())
+        text = "Kafka: the producer failed and is replaced: %s"
+        log.error(text, error.str(), extra={"trouble": "fatal", "secrets_of": self._kafka})
         left = [block.left for block in self._blocks]
         self.close()
         for records in left:
@@ -186,10 +187,11 @@ class KafkaSink:
             try:
                 self._producer = self._new_producer()
             except DeliveryError as error:  # a file of keys may have gone since
-                self._trouble.say("remake", logging.ERROR, "no new Kafka producer: %s", error)
+                text = "Kafka: no new producer: %s; it is tried again each %.0f s"
+                log.error(text, error, REMAKE, extra={"trouble": "remake"})
 
     def _error(self, error: KafkaError) -> None:
-        self._trouble.say(error.code(), logging.WARNING, "Kafka: %s", error.str())
+        log.warning("Kafka: %s", error.str(), extra={"trouble": error.code(), "secrets_of": self._kafka})
 
     def _fate(self, error: KafkaError) -> tuple[Fate, str]:
         code = error.code()
@@ -250,7 +252,7 @@ def refusal(kafka: Kafka) -> str | None:
     properties = _properties(kafka, DEFAULTS) | OWNED
     del properties["bootstrap.servers"]
     try:
-        _end([_new(Producer, properties | {"logger": log})])
+        _end([_new(Producer, properties | {"logger": log}, kafka)])
     except DeliveryError as error:
         return str(error)
     return None
@@ -271,7 +273,7 @@ def read(kafka: Kafka, topic: str, since: float) -> Iterator[Reading]:
     broker = _Heard()
     up_to_date: set[int | None] = set()  # the partitions that were read to their end, so that what comes is new
     told = {"logger": log, "error_cb": broker.failed, "enable.partition.eof": True}
-    consumer = _new(Consumer, _properties(kafka, {"log_level": 2}) | names | told)
+    consumer = _new(Consumer, _properties(kafka, {"log_level": 2}) | names | told, kafka)
     try:
         youngest = round((time.time() - since) * 1000)
         partitions = _reached(consumer, kafka, topic, broker)
@@ -377,7 +379,7 @@ class EmbeddedBroker:
     address: str
 
     def __enter__(self) -> "EmbeddedBroker":
-        self._holder = _new(Producer, {"test.mock.num.brokers": 1, "logger": log, "log_level": 2})
+        self._holder = Producer({"test.mock.num.brokers": 1, "logger": log, "log_level": 2})
         brokers = self._holder.list_topics(timeout=UNREACHABLE).brokers.values()
         self.address = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
         return self
@@ -392,11 +394,12 @@ def _properties(kafka: Kafka, defaults: dict[str, Any]) -> dict[str, Any]:
     return {**defaults, **kafka.properties, "bootstrap.servers": ",".join(kafka.bootstrap_servers)}
 
 
-def _new(kind: Callable[[dict[str, Any]], T], properties: dict[str, Any]) -> T:
+def _new(kind: Callable[[dict[str, Any]], T], properties: dict[str, Any], kafka: Kafka) -> T:
+    """Raises `DeliveryError`, without what is secret in `kafka`."""
     try:
         return kind(properties)
     except KafkaException as error:
-        raise DeliveryError(error.args[0].str()) from None
+        raise DeliveryError(Mask(kafka).text(error.args[0].str())) from None
 
 
 def _ask_for_topics(producer: Producer) -> None:

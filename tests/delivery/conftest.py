@@ -3,6 +3,14 @@
 import pytest
 
 from agent.delivery import forwarder, kafka
+from tests.written import written_log
+
+
+@pytest.fixture
+def written():
+    """The log, as it is written."""
+    with written_log() as written:
+        yield written
 
 
 @pytest.fixture

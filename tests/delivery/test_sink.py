@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from agent.config.kafka_properties import owned
-from agent.config.model import Kafka
+from agent.config.model import Kafka, Secret
 from agent.delivery import kafka
 from agent.delivery.forwarder import Report
 from agent.delivery.kafka import OWNED, DeliveryError, KafkaSink, refusal
@@ -44,7 +44,7 @@ async def test_a_record_as_it_arrives(cluster):
     [
         ([KafkaError.UNKNOWN, KafkaError.UNKNOWN], "Unknown broker error; it is tried again"),
         ([KafkaError.INVALID_TIMESTAMP], "refuses this device's time stamps, so records go without; set the clock"),
-        ([KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER], "the Kafka producer failed and is replaced"),
+        ([KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER], "Kafka: the producer failed and is replaced"),
         ([KafkaError.NOT_ENOUGH_REPLICAS] * 3, None),
         ([KafkaError.UNKNOWN_TOPIC_OR_PART], None),
         ([KafkaError.MSG_SIZE_TOO_LARGE] * 4, None),
@@ -100,14 +100,14 @@ async def test_a_broker_that_goes_and_comes_back(cluster, soon_lost, caplog):
     assert "Connection refused" in caplog.text or "brokers are down" in caplog.text
 
 
-async def test_a_name_that_does_not_resolve_is_said(caplog):
+async def test_a_name_that_does_not_resolve_is_said(caplog, written):
     """An agent whose broker has no address runs, keeps its records, and says so once, not for each try."""
     async with running("nowhere.invalid:9092", reconnect_backoff_ms="100", reconnect_backoff_max_ms="100") as line:
         line.append(5)
         await said(caplog, "Failed to resolve 'nowhere.invalid:9092'")
         await asyncio.sleep(1)
         assert len(line.spool) == 5
-    assert caplog.text.count("Failed to resolve") == 1
+    assert written.getvalue().count("Failed to resolve") == 1
 
 
 async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplog):
@@ -116,7 +116,7 @@ async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplo
     begin = time.monotonic()
     async with running(cluster.address) as line:
         line.append(5)
-        await said(caplog, "the Kafka producer failed and is replaced: Failed to acquire idempotence PID")
+        await said(caplog, "Kafka: the producer failed and is replaced: Failed to acquire idempotence PID")
         turns = 0
         end = time.monotonic() + 2
         while time.monotonic() < end:
@@ -126,6 +126,13 @@ async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplo
         assert len(line.spool) == 5
     seconds = time.monotonic() - begin
     assert 1 <= caplog.text.count("FATAL [rdkafka#producer") <= 1 + seconds / kafka.REMAKE
+
+
+async def test_a_refused_property_shows_no_secret(cluster):
+    """A producer that cannot be made says why, without what came from a secret file."""
+    kafka = Kafka((cluster.address,), properties={"compression.type": Secret("hunter-22")})
+    with pytest.raises(DeliveryError, match=r'Invalid value "\*\*\*" for configuration property'):
+        KafkaSink(kafka, AGENT, Clock("yes"))
 
 
 async def test_a_producer_that_is_full(cluster, monkeypatch, caplog):
