@@ -38,14 +38,17 @@ class Gaps:
         """All that is not acknowledged."""
         return (*(gap for _, gap in self._told.values()), *self._rows)
 
-    def add(self, gaps: Sequence[Gap]) -> None:
-        """Takes rows in; beyond the bound, the oldest two of one topic and run become one.
+    def add(self, gaps: Sequence[Gap]) -> list[Gap]:
+        """Takes rows in, and returns those that are new; beyond the bound, the oldest two of one topic and run become
+        one.
 
         When a record that tells a gap is among those that will never come, its gap is to be told again.
         """
+        new = []
         for gap in gaps:
             self.changes += 1
             if _add(self._rows, gap):
+                new.append(gap)
                 self.given_up += gap.count
                 self.last = boottime(), gap.reason
             if len(self._rows) > MAX_GAPS:
@@ -54,6 +57,7 @@ class Gaps:
                 for record, _ in list(self._told.values()):
                     if record.topic == gap.topic and gap.first_seq <= record.seq <= gap.last_seq:
                         self.lost(record.id)
+        return new
 
     def tell(self) -> list[Record]:
         """New records that tell gaps, some at a time."""

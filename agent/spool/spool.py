@@ -16,7 +16,7 @@ import itertools
 import logging
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.device.clock import boottime
 from agent.spool.disk import Disk
@@ -38,7 +38,7 @@ RETRY = 0.1  # seconds between two attempts to write when stopping
 PATIENCE = 2.0  # seconds that the disk may take
 OPENING = 10.0  # seconds that it may take to list the directory, before measuring begins without it
 TELL_AGAIN = 10.0  # seconds until gaps are told again after Kafka refused the record of one
-SAY_AGAIN = 60.0  # seconds between two lines of log about trouble that goes on
+QUIET = 5.0  # seconds without trouble until the log says that it is over: a turn may have had nothing to do
 
 
 class Spool:
@@ -81,9 +81,8 @@ class Spool:
         self._gaps_seen = self._gaps_kept = 0
         self._tell_from = 0.0
         self._on_disk = Response()  # the last one's figures
-        self._said = -SAY_AGAIN  # boot time of the last line of trouble
-        self._trouble_said = False  # and nothing yet of its end
         self._trouble = ""  # that the disk is in
+        self._trouble_at: float | None = None  # boot time when it last was in one, until the log says that it is over
         self.broker_lost = False  # to be set by who knows: then everything is synced once a second
         self.ready = asyncio.Event()  # set when there may be something new to take
 
@@ -115,10 +114,10 @@ class Spool:
                 break
             done, _ = await asyncio.wait([self._underway], timeout=max(end - boottime(), 0.0))
             if not done:
-                log.error("the disk of the spool does not answer; what it has not taken is lost")
+                log.error("spool: the disk does not answer; what it has not taken is lost")
                 break
             if self._underway is not None and (error := self._underway.exception()) is not None:
-                log.error("the spool failed: %r; what it has not taken is lost", error)
+                log.error("spool: it failed: %r; what the disk has not taken is lost", error)
                 break
             if self._trouble and boottime() < end:
                 await asyncio.sleep(min(RETRY, max(end - boottime(), 0.0)))
@@ -145,8 +144,7 @@ class Spool:
     def append(self, record: Record) -> None:
         """Takes a record in; it may be taken once it is written."""
         if len(record.value) > MAX_RAW // 2:
-            log.error("spool: record %s of %d bytes is too large, and is lost", record.id, len(record.value))
-            self._gaps.add([self._gap(record, "too_large")])
+            self._lose([self._gap(record, "too_large")])
             return
         self._new.setdefault(record.topic, []).append(record)
         self._memory += len(record.value) + OVERHEAD
@@ -457,7 +455,7 @@ class Spool:
             elif block.place == "proper" and response.synced:
                 block.place = "synced"
         self._let_go(response)
-        self._gaps.add(response.lost)
+        self._lose(response.lost)
         self._gaps_seen += len(response.lost)
         for loaded in response.loaded:
             self._take_in(loaded)
@@ -520,36 +518,42 @@ class Spool:
         self.ready.set()
 
     def _say(self, response: Response) -> None:
-        """Logs trouble when it begins, each minute, and when it is over; what comes and goes, no more often."""
+        """Logs trouble while it goes on, and its end."""
         self._trouble = response.trouble
         if response.full and not self._trouble:
             self._trouble = "there is no room for it (on the disk, or by spool.max_size and spool.min_free)"
         if self._trouble:
-            self._say_trouble("%d records wait in memory (room for %d bytes)", len(self), self._last_resort)
-        elif self._trouble_said:
-            self._trouble_said = False
-            log.info("spool: the disk takes records again")
-        for gap in response.lost:
-            log.error(
-                "spool: %d records of %s from %s to %s will never come: %s",
-                gap.count,
-                gap.topic,
-                gap.first_at,
-                gap.last_at,
-                gap.reason,
-            )
+            self._say_trouble(f"{len(self)} records wait in memory (room for {self._last_resort} bytes)")
+        elif self._trouble_at is not None and boottime() - self._trouble_at >= QUIET:
+            self._trouble_at = None
+            log.info("spool: the disk takes records again", extra={"over": "disk"})
 
-    def _say_trouble(self, text: str, *arguments: object) -> None:
-        if boottime() - self._said >= SAY_AGAIN:
-            self._said, self._trouble_said = boottime(), True
-            log.error(f"spool: %s; {text}", self._trouble, *arguments)
+    def _say_trouble(self, what_of_it: str) -> None:
+        self._trouble_at = boottime()
+        log.error("spool: %s; %s", self._trouble, what_of_it, extra={"trouble": "disk"})
+
+    def _lose(self, gaps: Sequence[Gap]) -> None:
+        """Names records that will never come: each to Kafka; by topic and reason in the log."""
+        sums: dict[tuple[str, str], list[Gap]] = {}
+        for gap in self._gaps.add(gaps):
+            sums.setdefault((gap.topic, gap.reason), []).append(gap)
+        for (topic, reason), rows in sums.items():
+            log.error(
+                "spool: %d records of %s from %s to %s will never come: %s (%d in all since the start)",
+                sum(gap.count for gap in rows),
+                topic,
+                min(gap.first_at for gap in rows),
+                max(gap.last_at for gap in rows),
+                reason,
+                self._gaps.given_up,
+            )
 
     # When the disk does not do its part
 
     def _go_unwritten(self) -> None:
         """The disk does not answer: what may still go to Kafka goes, with nothing between it and a crash."""
         self._trouble = "the disk does not answer"
-        self._say_trouble("records go unwritten, the first %.0f s ago", boottime() - self._asked)
+        self._say_trouble(f"records go unwritten, the first {boottime() - self._asked:.0f} s ago")
         for topic in list(self._new):
             self._make_blocks(topic)
         for block in self._blocks.values():
@@ -572,7 +576,7 @@ class Spool:
                 self._memory -= len(record.value) + OVERHEAD
             self._gaps.lost(record.id)
             lost.append(self._gap(record, "queue_full"))
-        self._gaps.add(joined(lost))
+        self._lose(joined(lost))
 
     def _gap(self, record: Record, reason: str, origin: Origin | None = None) -> Gap:
         _, run_id, worker = origin or self._store.origin

@@ -100,7 +100,7 @@ class Store:
             try:
                 self._volatile = Area(self._volatile_path, self._files, volatile=True)
             except (OSError, SpoolInUse) as error:
-                log.warning("%s cannot be used (%s): the spool wears flash more", self._volatile_path, error)
+                log.warning("spool: %s cannot be used, and flash is worn more: %s", self._volatile_path, error)
         self._look_for_directory()
         if self._volatile is not None:
             try:
@@ -259,7 +259,7 @@ class Store:
             to = None if self._volatile is None else os.path.abspath(str(self._volatile.path))
             self._files.point(area.directory, LINK, to)
         except OSError as error:
-            log.debug("%s/%s: %s", area.path, LINK, error)
+            log.debug("spool: %s/%s: %s", area.path, LINK, error)
 
     def _take_in(self, area: Area, found: Sequence[Found]) -> None:
         older = {}
@@ -300,9 +300,7 @@ class Store:
                 self._copy(key, new)
                 self._sync()
             except (OSError, Damaged) as error:
-                log.warning(
-                    "%s: what is in %s stays there for now: %s", self._volatile_path, self._segments[key].name, error
-                )
+                log.warning("spool: %s: stays in %s for now: %s", self._segments[key].name, self._volatile_path, error)
                 rescued = False
             else:
                 rescued = not new & self._writer.unsafe.keys()
@@ -357,7 +355,7 @@ class Store:
                 key = self._writer.append(volatile, self.origin, topic, records)
                 self._response.volatile |= {new.key for new in group}
             except OSError as error:
-                log.debug("%s: %s", volatile.path, error)  # then to the directory proper
+                log.debug("spool: %s: %s", volatile.path, error)  # then to the directory proper
         if not key:
             try:
                 key = self._append_proper(topic, records)
@@ -456,7 +454,7 @@ class Store:
         try:
             self._quarantine.move_in(segment.area, segment.name)
         except OSError as error:
-            log.warning("%s: cannot be kept in %s: %s", segment.name, self._quarantine.name, error)
+            log.warning("spool: %s: cannot be kept in %s: %s", segment.name, self._quarantine.name, error)
             self._files.unlink(segment.area.directory, segment.name)
 
     def _set_aside(self, refused: Loaded) -> None:
@@ -561,7 +559,7 @@ class Store:
         try:
             records = codec.decode(block)
         except Damaged as error:
-            log.warning("%s: a block is damaged: %s", segment.name, error)
+            log.warning("spool: %s: a block is damaged: %s", segment.name, error)
             segment.damaged = True
             self._lose(within(block.header.gap("damaged"), segment.wanted))
             return 0
@@ -577,24 +575,24 @@ class Store:
         try:
             found = read_segment(self._files, segment.area.directory, segment.name, segment.size)
         except FileNotFoundError:
-            log.warning("%s: it was removed by someone", segment.name)
+            log.warning("spool: %s: it was removed by someone", segment.name)
             self._lose(segment.all_of_it("spool_removed"))
             found = []
         except OSError as error:
             self._trouble(f"{segment.name} cannot be read", error)
             if not segment.unread_until:
-                log.warning("%s: cannot be read, and is tried again: %s", segment.name, error)
+                log.warning("spool: %s: cannot be read, and is tried again: %s", segment.name, error)
             segment.unread_until = boottime() + READ_AGAIN
             return False
         if isinstance(found, Newer):
-            log.warning("%s: of a newer agent (version %d): left alone", segment.name, found.version)
+            log.warning("spool: %s: of a newer agent (version %d): left alone", segment.name, found.version)
             segment.state = "alone"
             return False
         segment.blocks = deque(each for each in found if isinstance(each, Block))
         if segment.blocks:
             segment.topic = segment.blocks[0].header.topic
         for damage in (each for each in found if isinstance(each, Damage)):
-            log.warning("%s: %d bytes at %d are damaged", segment.name, damage.length, damage.offset)
+            log.warning("spool: %s: %d bytes at %d are damaged", segment.name, damage.length, damage.offset)
             segment.damaged = segment.damaged or not damage.torn
             self._lose([row for gap in damage.lost for row in within(gap, segment.wanted)])
         return True

@@ -95,7 +95,7 @@ class Writer:
             try:
                 self._files.truncate(segment.file, segment.size)
             except OSError as error:
-                log.warning("%s: a torn block stays at its end: %s", segment.name, error)
+                log.warning("spool: %s: a torn block stays at its end: %s", segment.name, error)
             raise
         segment.size += len(data)
 
@@ -118,7 +118,7 @@ class Writer:
             try:
                 self._files.close(file)
             except OSError as error:  # what close(2) could tell was asked of fdatasync(2) where it matters
-                log.debug("%s: %s", segment.name, error)
+                log.debug("spool: %s: %s", segment.name, error)
 
     def sync(self) -> None:
         """Everything that is not volatile survives a power cut after this, or is unsafe.

@@ -36,7 +36,7 @@ async def test_killed_again_and_again(tmp_path, volatile, max_size):
     with the_process(tmp_path, volatile, KILLS, seed=KILLS, max_size=max_size) as process:
         said = process.stderr.read().splitlines()
         assert process.wait() == 0
-    assert [line for line in said if not line.endswith("will never come: spool_full")] == []
+    assert [line for line in said if "will never come: spool_full (" not in line] == []
     witness = Witness(tmp_path / "witness")
     agent = Agent(tmp_path / "spool", NEXT, volatile=volatile, max_size=max_size)
     await agent.spool.open()

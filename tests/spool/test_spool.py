@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from agent.spool import spool as module
 from agent.spool.area import SpoolInUse
 from tests.spool.agent import MIB, Agent, Watched, files
 from tests.spool.records import EARLIER, EVENTS, ORIGIN, RESULTS, a_record, at, seqs, some
+from tests.written import written_log
 
 MS = float(os.environ.get("TEST_TIME_FACTOR", "1")) / 1000
 
@@ -335,6 +337,44 @@ async def test_disk_fails(directory, caplog):
     agent = Agent(directory)
     await agent.spool.open()
     assert sorted(seqs(await agent.deliver_all())) == list(range(6, 13))
+    await agent.spool.close(5)
+
+
+async def test_trouble_is_said_sparingly_and_its_end(directory, monkeypatch):
+    """A disk that fails is a line and no more when it is tried again; that it takes records again is one, too."""
+    monkeypatch.setattr(module, "QUIET", 0.2)
+    disk = Watched()
+    agent = Agent(directory, files=disk)
+    await agent.spool.open()
+    with written_log() as written:
+        for seq in range(1, 9):
+            disk.error = OSError(5, "Input/output error") if seq % 2 else None
+            agent.append(some(seq, seq))
+            await agent.turn()
+        assert ["cannot be written" in line for line in written.messages] == [True]
+        await asyncio.sleep(0.2)
+        agent.append(some(9, 9))
+        await agent.turn()
+        assert written.messages[1:] == ["spool: the disk takes records again"]
+    await agent.spool.close(5)
+
+
+async def test_what_is_lost_is_in_the_log(directory):
+    """However much it is: few lines, and the last of them has the sum."""
+    disk = Watched()
+    agent = Agent(directory, files=disk, memory=50_000)
+    await agent.spool.open()
+    with written_log() as written:
+        disk.error = OSError(5, "Input/output error")
+        for start in range(1, 4_001, 50):
+            agent.append(some(start, start + 49))
+            await agent.turn()
+    lost = [line for line in written.messages if "will never come" in line]
+    assert len(lost) == 11
+    what = r"spool: (\d+) records of uptime.results from (\S+) to \S+ will never come: queue_full"
+    count, first, total = re.fullmatch(what + r" \((\d+) in all since the start\)", lost[0]).groups()
+    assert (count, first) == (total, at(1))
+    assert f"queue_full ({agent.spool.waiting().given_up} in all since the start); the last of" in lost[-1]
     await agent.spool.close(5)
 
 
