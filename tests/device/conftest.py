@@ -1,41 +1,72 @@
-"""Devices for tests. They are booted only with ./scripts/test --all: it takes minutes, and fetches Debians."""
+"""Devices for tests. They are booted only with ./scripts/test --all, which takes minutes, and fetches Debians; with
+CI=true those are that are marked `core`, of one Debian, and then what this machine lacks is a failure.
+"""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.device import root
 from tests.device.device import Device
-from tests.device.machine import PYTHON, Machine, may_boot, wheels
+from tests.device.machine import PYTHON, Machine, may_boot, wheelhouse
 from tests.end_to_end.sites import Site, site
 from tests.kafka import Broker
 
 HERE = Path(__file__).parent
 LONGEST = 900  # seconds for a test; the first fetches a Debian and Apache Kafka
+CORE = "bookworm"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: of tests on devices, one of those that CI runs")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    asked = os.environ.get("TEST_ALL") == "1"
-    lacks = may_boot() if asked else "boots devices, which takes minutes: ./scripts/test --all"
+    everything, ci = os.environ.get("TEST_ALL") == "1", os.environ.get("CI") == "true"
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(LONGEST))
-            if lacks:
-                item.add_marker(pytest.mark.skip(reason=lacks))
+            if not (everything or (ci and _is_core(item))):
+                item.add_marker(pytest.mark.skip(reason="boots devices, which takes minutes: ./scripts/test --all"))
+
+
+def _is_core(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    suite = call.params.get("machine", CORE) if call else CORE
+    return item.get_closest_marker("core") is not None and suite == CORE
+
+
+@contextlib.contextmanager
+def booted(folder: Path, suite: str = CORE, architecture: str = root.HERE) -> Iterator[Machine]:
+    """A machine, switched on, with nothing of the agent; it is removed in the end."""
+    if lacks := may_boot(architecture):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(lacks)
+    machine = Machine(suite, folder, architecture)
+    try:
+        machine.switch_on()
+        yield machine
+    finally:
+        machine.remove()
 
 
 @pytest.fixture(scope="session", params=sorted(PYTHON))
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A device of each Debian, switched on, with the agent installed and not started."""
-    suite = request.param
-    new = Machine(suite, tmp_path_factory.mktemp(suite))
-    try:
-        new.switch_on()
-        new.install(wheels(suite, tmp_path_factory.mktemp("wheels")))
-        yield new
-    finally:
-        new.remove()
+    with booted(tmp_path_factory.mktemp(request.param), request.param) as machine:
+        machine.install(wheelhouse(request.param))
+        yield machine
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Machine]:
+    """A device of the older Debian, switched on, with nothing of the agent."""
+    folder = tmp_path / "device"
+    folder.mkdir()
+    with booted(folder) as machine:
+        yield machine
 
 
 @pytest.fixture

@@ -1,37 +1,42 @@
 """A device: a real systemd in a container of its own, with its own network, and the agent installed as on a Pi."""
 
+import contextlib
 import ctypes
 import json
 import os
-import platform
 import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.device.root import TOOLS, root
+from tests.device.root import FETCHING, HERE, emulate, missing, root
 
 CHECKOUT = Path(__file__).parent.parent.parent
+EMULATED = 10  # times as long as here takes all that an emulated processor does
 BOOT = 60.0  # seconds
 COMMAND = 90.0  # seconds that any command on the device may take
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}  # of each suite
 OPT = "/opt/uptime-agent"
+REBOOT = 133  # systemd-nspawn's exit status by which the device asks for it
 UNIT = "uptime-agent.service"
 LIBC = ctypes.CDLL(None)
 
 
 class Machine:
-    """Off at first. `address`: of this host, as the device sees it. It dies with the tests, however they end."""
+    """Off at first. `address`: of this host, as the device sees it; `own`: of the device. There is no way from it to
+    anywhere else. It dies with the tests, however they end.
+    """
 
-    def __init__(self, suite: str, folder: Path) -> None:
-        self._root, self._folder, self.suite = root(suite), folder, suite
+    def __init__(self, suite: str, folder: Path, architecture: str = HERE) -> None:
+        self._root, self._folder = root(suite, architecture), folder
+        self.suite, self.architecture = suite, architecture
+        self._patience = 1 if architecture == HERE else EMULATED
         self._link = f"ve-{secrets.token_hex(4)}"
         first = secrets.randbelow(1 << 14) * 4  # a /30 of 10.231.0.0/16
-        self.address, self._own = (f"10.231.{first >> 8}.{(first & 255) + last}" for last in (1, 2))
+        self.address, self.own = (f"10.231.{first >> 8}.{(first & 255) + last}" for last in (1, 2))
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
         for name in ("upper", "work", "root"):
@@ -41,8 +46,8 @@ class Machine:
         """Boots it, and waits until that is done; its network and its clock are there then."""
         layers = f"lowerdir={self._root},upperdir={self._folder}/upper,workdir={self._folder}/work"
         here = self._folder / "root"
-        # The mount is seen by these processes alone and goes with them; they end when the first of them does.
-        script = f"mount -t overlay overlay -o {layers} {here} && exec systemd-nspawn"
+        # The mounts are seen by these processes alone and go with them; they end when the first of them does.
+        script = f"{emulate(self.architecture)} && mount -t overlay overlay -o {layers} {here} && exec systemd-nspawn"
         around = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         options = ["-D", str(here), "--register=no", "--keep-unit", "--boot", "--console=pipe"]
         options.append(f"--network-veth-extra={self._link}:host0")
@@ -62,8 +67,9 @@ class Machine:
         self._wait(self._is_up, BOOT, "the end of its boot")
         host("ip", "address", "add", f"{self.address}/30", "dev", self._link)
         self.cable(plugged=True)
-        self.run("ip", "address", "add", f"{self._own}/30", "dev", "host0")
+        self.run("ip", "address", "add", f"{self.own}/30", "dev", "host0")
         self.run("ip", "link", "set", "host0", "up")
+        assert self.attempt("ip", "route", "get", "192.0.2.1").returncode != 0, "a way to the Internet"
         self.run("mkdir", "-p", "/run/systemd/timesync")
         self.run("touch", "/run/systemd/timesync/synchronized")  # as timesyncd does; there is no NTP here
 
@@ -74,9 +80,21 @@ class Machine:
     def cut_power(self) -> None:
         """Every process ends at once, and what is in memory only, as /run, is gone. (What was written and not synced
         is not: the disk is the host's.)"""
-        if self._process is None:
-            return
-        self._process.kill()
+        if self._process is not None:
+            self._process.kill()
+            self._gone()
+
+    def reboot(self) -> None:
+        """`systemctl reboot`, until it is up again: everything is stopped in order."""
+        assert self._process is not None
+        self.attempt("systemctl", "reboot")
+        status = self._process.wait(COMMAND * self._patience)
+        assert status == REBOOT, f"the device ended with {status}\n{self._console()}"
+        self._gone()
+        self.switch_on()
+
+    def _gone(self) -> None:
+        assert self._process is not None
         self._process.wait(COMMAND)
         self._process = None
         self._wait(lambda: not Path(f"/proc/{self._init}/root/etc").exists(), COMMAND, "the end of the device")
@@ -115,14 +133,16 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND,
+            timeout=COMMAND * self._patience,
         )
 
     def install(self, wheels: Path) -> None:
         """The agent as on a real device, without an Internet: from wheels, in /opt, with its unit and its user."""
         shutil.copytree(wheels, self.path("/opt/wheels"), dirs_exist_ok=True)
-        self.run("python3", "-m", "venv", f"{OPT}/1")
-        self.run(f"{OPT}/1/bin/pip", "install", "--quiet", "--no-index", "--find-links=/opt/wheels", "uptime-agent")
+        (pip,) = wheels.glob("pip-*.whl")
+        self.run("python3", "-m", "venv", "--without-pip", f"{OPT}/1")  # Debian's venv brings none without python3-venv
+        install = [f"/opt/wheels/{pip.name}/pip", "install", "--quiet", "--no-index", "--find-links=/opt/wheels"]
+        self.run(f"{OPT}/1/bin/python", *install, "uptime-agent")
         self.path(f"{OPT}/current").symlink_to("1")
         shutil.copy(CHECKOUT / "systemd/uptime-agent.service", self.path("/etc/systemd/system"))
         to = self.path("/usr/lib/sysusers.d/uptime-agent.conf")
@@ -143,18 +163,19 @@ class Machine:
     def _child(self) -> int:
         assert self._process is not None
         assert self._process.poll() is None, (self._folder / "console.log").read_text()
-        for tool in _children(self._process.pid):
-            for child in _children(tool):
-                # Between its birth and its exec it is still the tool, in namespaces that are not the device's yet.
-                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                    return child
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+            for tool in _children(self._process.pid):
+                for child in _children(tool):
+                    # Between its birth and its exec it is still the tool, in namespaces that are not the device's yet.
+                    if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                        return child
         return 0
 
     def _is_up(self) -> bool:
         return self.attempt("systemctl", "is-system-running").stdout in ("running\n", "degraded\n")
 
     def _wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        limit = time.monotonic() + seconds
+        limit = time.monotonic() + seconds * self._patience
         while not condition():
             assert time.monotonic() < limit, f"{what}: not after {seconds:.0f} s\n{self._console()}"
             time.sleep(0.1)
@@ -167,22 +188,18 @@ def _children(process: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def host(*command: str) -> None:
-    """Runs a command here. Raises `AssertionError` when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND)
+def host(*command: str, seconds: float = COMMAND) -> str:
+    """Runs a command here: what it prints. Raises `AssertionError` when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
 
 
-def wheels(suite: str, folder: Path) -> Path:
-    """The agent's wheel and those of all it needs, for the Python of a suite, as `folder`."""
-    host(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(CHECKOUT))
-    (own,) = folder.glob("uptime_agent-*.whl")
-    platforms = [f"--platform={kind}_{platform.machine()}" for kind in ("manylinux_2_28", "manylinux2014")]
-    host(
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"),
-        *(f"--python-version={PYTHON[suite]}", *platforms, f"--dest={folder}", str(own)),
-    )
-    return folder
+def wheelhouse(suite: str, architecture: str = HERE, checkout: Path = CHECKOUT) -> Path:
+    """The wheels that a device of that Debian needs, as ./scripts/wheelhouse of a checkout makes them."""
+    script = str(checkout / "scripts/wheelhouse")
+    made = host(script, "--python", PYTHON[suite], "--architecture", architecture, seconds=FETCHING)
+    return Path(made.strip())
 
 
 def _end_with_parent() -> None:
@@ -190,9 +207,9 @@ def _end_with_parent() -> None:
     LIBC.prctl(1, signal.SIGKILL)
 
 
-def may_boot() -> str:
-    """Empty when this machine can boot devices, else what it lacks."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        return f"needs {', '.join(missing)}: apt-get install debootstrap systemd-container iproute2 util-linux"
+def may_boot(architecture: str = HERE) -> str:
+    """Empty when this machine can boot such devices, else what it lacks."""
+    if lacks := missing(architecture):
+        packages = "debootstrap systemd-container iproute2 util-linux openssh-client qemu-user-static"
+        return f"needs {', '.join(lacks)}: apt-get install {packages}"
     return "" if os.geteuid() == 0 else "needs root: it boots a container"

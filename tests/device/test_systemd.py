@@ -24,6 +24,7 @@ def settled_account(device):
     return device.account()
 
 
+@pytest.mark.core
 def test_it_becomes_active(device):
     """Started, it is active once it measures, `systemctl status` says in a line that it is well, and results arrive."""
     device.begin()
@@ -81,6 +82,7 @@ def test_everybody_may_ask_for_the_status(device):
     assert device.machine.attempt(CLI, "status", user="nobody").returncode == 3
 
 
+@pytest.mark.core
 def test_an_edit(device):
     """A target that is written into the file is measured, without a word to systemd; nothing else is disturbed."""
     device.begin()
@@ -93,6 +95,7 @@ def test_an_edit(device):
     assert settled_account(device).dropped == 0
 
 
+@pytest.mark.core
 def test_a_bad_edit(device):
     """Of a file with a mistake `systemctl status` tells the line and what is wrong; measuring goes on as before; the
     journal has it as an error. The mend is taken in.
@@ -110,6 +113,7 @@ def test_a_bad_edit(device):
     assert settled_account(device).dropped == 0
 
 
+@pytest.mark.core
 def test_killed(device):
     """After kill -9 systemd starts it again, and nothing is lost but what was measured in the last moment."""
     device.begin()
