@@ -11,6 +11,7 @@ import yaml
 ANSIBLE = Path(__file__).parent.parent / "ansible"
 ROLE = ANSIBLE / "roles/uptime_agent"
 BIN = Path(sys.executable).parent
+UNSEEN = "not-to-be-seen"
 
 
 def ansible(command, *arguments, folder):
@@ -101,12 +102,7 @@ def test_a_mistake_is_told_as_the_agent_tells_it(play, tmp_path):
 
 @pytest.mark.parametrize(
     "secrets",
-    [
-        "not-to-be-seen",
-        {"token": ["not-to-be-seen"]},
-        {"../token": "not-to-be-seen"},
-        {"token": {"a": "not-to-be-seen"}},
-    ],
+    [UNSEEN, {"token": [UNSEEN]}, {"../token": UNSEEN}, {"token": {"a": UNSEEN}}],
     ids=["no mapping", "a list", "a path", "a mapping"],
 )
 def test_secrets_of_another_form_are_refused_unseen(play, tmp_path, secrets):
@@ -114,14 +110,14 @@ def test_secrets_of_another_form_are_refused_unseen(play, tmp_path, secrets):
     said, status = play("preflight", inventory(tmp_path, uptime_agent_secrets=secrets), "-vvv", "--diff")
     assert status != 0
     assert "uptime_agent_secrets is a mapping of names" in said
-    assert "not-to-be-seen" not in said
+    assert UNSEEN not in said
 
 
 def test_a_vaulted_value_within_the_configuration(play, tmp_path):
     """It is written as it is, not as Ansible's own tag, and it is shown nowhere."""
     (tmp_path / "password").write_text("of the vault")
     vaulted, _ = ansible(
-        *("ansible-vault", "encrypt_string", "--vault-password-file", "password", "not-to-be-seen"), folder=tmp_path
+        *("ansible-vault", "encrypt_string", "--vault-password-file", "password", UNSEEN), folder=tmp_path
     )
     first, *lines = vaulted[vaulted.index("!vault") :].splitlines()
     properties = {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN", "sasl.username": "pi"}
@@ -136,4 +132,4 @@ def test_a_vaulted_value_within_the_configuration(play, tmp_path):
     file.write_text(file.read_text().replace("HERE", indented))
     said, status = play("check", file, "--vault-password-file", tmp_path / "password", "-vvv", "--diff")
     assert status == 0, said
-    assert "not-to-be-seen" not in said
+    assert UNSEEN not in said

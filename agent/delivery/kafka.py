@@ -191,7 +191,8 @@ class KafkaSink:
                 log.error(text, error, REMAKE, extra={"trouble": "remake"})
 
     def _error(self, error: KafkaError) -> None:
-        log.warning("Kafka: %s", error.str(), extra={"trouble": error.code(), "secrets_of": self._kafka})
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # which counts them wrongly, and says no cause
+            log.warning("Kafka: %s", error.str(), extra={"trouble": error.code(), "secrets_of": self._kafka})
 
     def _fate(self, error: KafkaError) -> tuple[Fate, str]:
         code = error.code()
