@@ -4,7 +4,6 @@ import argparse
 import errno
 import io
 import json
-import logging
 import os
 import signal
 import sys
@@ -205,17 +204,14 @@ def _run(options: argparse.Namespace) -> int:
         signal.signal(ending, lambda *_: sys.exit(GOOD))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon listens: what is loaded now is the newest anyway
     from agent import daemon
-    from agent.config import ConfigError, Files, load
-    from agent.delivery.kafka import refusal
+    from agent.config import ConfigError
+    from agent.configured import Configured
 
     try:
-        files = Files()
-        config = load(options.config, refusal=refusal, files=files)
-        return daemon.run(options.config, config, files.footprint)
-    except ConfigError as error:
-        for problem in error.problems:
-            logging.error("%s", problem)  # so that the journal knows them for what they are
+        configured = Configured(options.config)
+    except ConfigError:  # which was told
         return BAD
+    return daemon.run(configured)
 
 
 def _init(options: argparse.Namespace) -> int:
@@ -270,7 +266,8 @@ def _validate(options: argparse.Namespace) -> int:
     if options.print_effective:
         sys.stdout.write(effective(config))
     else:
-        print(f"{options.file}: good, {len(config.targets)} target{'' if len(config.targets) == 1 else 's'}")
+        targets = f"{len(config.targets)} target{'' if len(config.targets) == 1 else 's'}"
+        print(f"{options.file}: good, {targets}, digest {config.digest}")
     return GOOD
 
 

@@ -8,24 +8,22 @@ import concurrent.futures
 import contextlib
 import gc
 import logging
-import os
 import resource
 import signal
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from agent import __version__
-from agent.config import Config, ConfigError, Directories, Files, Footprint, load
+from agent.config import Config, ConfigError, Directories
 from agent.config.model import Target
+from agent.configured import Configured, Loaded
 from agent.delivery.forwarder import Forwarder
-from agent.delivery.kafka import DeliveryError, KafkaSink, refusal
+from agent.delivery.kafka import DeliveryError, KafkaSink
 from agent.device.clock import Clock, ahead, boottime, stamp
 from agent.device.identity import StateInUse, begin_run, keep_run, lock_state
 from agent.device.systemd import Systemd, runtime_directory
@@ -55,7 +53,7 @@ from agent.spool.held import Waiting
 from agent.spool.record import Origin, Record
 from agent.spool.spool import MAX_MEMORY, Spool
 from agent.spool.store import Store
-from agent.status import SOCKET, BrokerNow, ConfigNow, SpoolNow, Status, TargetNow, serve
+from agent.status import SOCKET, BrokerNow, SpoolNow, Status, TargetNow, serve
 
 log = logging.getLogger(__name__)
 
@@ -71,29 +69,15 @@ SERVE_AGAIN_SECONDS = 60.0
 STATUS_SECONDS = 5.0  # between two status lines for systemd
 HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdog is no longer told that all is well
 SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
-TRY_AGAIN_SECONDS = 30.0  # until what was refused is looked at again, although nobody edited it
 LOOK_SECONDS = 0.5  # between two looks for edits; a reload begins when two in turn have seen the same
 PART_BYTES = 200_000  # of the targets in a `config_applied` event: brokers take a megabyte, if not told otherwise
-PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
 # A collection after so many objects more than before, of the older ones after so many such: a probe leaves nothing for
 # it to find, and what does leave circles (an exception that was logged) waits among 10,000 objects at most, some MB.
 COLLECT_AFTER = (10_000, 20, 50)
-ONLY_WITH_A_RESTART = (
-    "agent.id",
-    "state_directory",
-    "spool",
-    "status.listen",
-    "workers",
-    "kafka.topic",
-    "kafka.events_topic",
-)
 
 
-def run(path: Path, config: Config, footprint: Footprint) -> int:
-    """Runs the daemon with `config`, which was loaded from `path`, until SIGTERM or SIGINT; the exit status.
-
-    `footprint`: of that loading.
-    """
+def run(configured: Configured) -> int:
+    """Runs the daemon until SIGTERM or SIGINT; the exit status."""
     import uvloop
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -101,7 +85,7 @@ def run(path: Path, config: Config, footprint: Footprint) -> int:
 
     async def live() -> int:
         try:
-            return await Daemon(path, config, footprint).run()
+            return await Daemon(configured).run()
         except (StateInUse, SpoolInUse) as error:
             log.critical("%s", error)
             return 1
@@ -111,12 +95,12 @@ def run(path: Path, config: Config, footprint: Footprint) -> int:
 
 
 class Prepared(NamedTuple):
-    """A configuration that was found good, and what could still have failed: made, and not in force yet.
+    """What was loaded, and what could still have failed: made, and not in force yet.
 
     `probers`: by id, of the targets that are new or changed; `sink`: None where Kafka is used as before.
     """
 
-    config: Config
+    loaded: Loaded
     probers: dict[str, Prober]
     sink: KafkaSink | None
 
@@ -124,9 +108,8 @@ class Prepared(NamedTuple):
 class Daemon:
     """All parts of one running agent. To be made on the running loop. Raises `StateInUse`."""
 
-    def __init__(self, path: Path, config: Config, footprint: Footprint) -> None:
-        self._path, self._config, self._footprint = path, config, footprint
-        self._edited = footprint  # as it was at the last look
+    def __init__(self, configured: Configured) -> None:
+        self._configured, config = configured, configured.config
         self._state_directory = Path(config.state_directory)
         lock_state(self._state_directory)
         self._run, self._previous = begin_run(self._state_directory)
@@ -144,15 +127,16 @@ class Daemon:
         self._wrong_stamps = False  # a record may have been made by a clock that was not right
         self._scheduler = Scheduler(config.agent.id, self._results)
         self._resolver = Resolver()
-        self._noted: set[str] = set()
         self._systemd = Systemd()
         self._begun = boottime()
-        self._applied_at = ""
-        self._problems: tuple[str, ...] = ()  # of an edit that was refused since
-        self._try_again = 0.0  # boot time at which it is
         self._figures: dict[str, Any] = {}  # of the last heartbeat
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._applied = asyncio.Event()
+
+    @property
+    def _config(self) -> Config:
+        return self._configured.config
 
     async def run(self) -> int:
         """Until a signal asks to stop: exit status 0. 1 when the delivery died, which the agent cannot do without.
@@ -173,13 +157,16 @@ class Daemon:
         )
         await self._spool.open()
         self._tell(Started, previous=self._previous)
-        self._apply(Prepared(self._config, self._probers_of(self._config.targets), None))
+        if self._configured.problems:
+            self._tell(ConfigRejected, problems=self._configured.problems)
+        self._put_in_force(self._probers_of(self._config.targets))
         self._systemd.ready()
         parts = [
             loop.create_task(part, name=name)
             for name, part in (
                 ("stop", self._stop.wait()),
                 ("delivery", self._forwarder.run()),
+                ("keep", self._again_and_again(self._keep)),
                 ("reload", self._again_and_again(self._reload_when_asked)),
                 ("heartbeat", self._again_and_again(self._beat)),
                 ("watchdog", self._again_and_again(self._watch)),
@@ -240,13 +227,14 @@ class Daemon:
         if self._reload.is_set():
             self._reload.clear()
             await self._load_again(asked=True)
-        elif await _in_thread(self._is_edited) or (self._problems and boottime() >= self._try_again):
+        elif await _in_thread(self._configured.is_edited):
             await self._load_again()
 
-    def _is_edited(self) -> bool:
-        """Whether something differs from what was loaded, and is the same as at the last look: nobody is writing."""
-        before, self._edited = self._edited, self._footprint.now()
-        return self._edited != self._footprint and self._edited == before
+    async def _keep(self) -> None:
+        """Keeps what was put in force last; while the disk does not answer, all else goes on."""
+        await self._applied.wait()
+        self._applied.clear()
+        await _in_thread(self._configured.keeping())
 
     async def _load_again(self, *, asked: bool = False) -> None:
         """Loads, validates all of it, and only then applies."""
@@ -255,11 +243,11 @@ class Daemon:
             # In a thread: ten thousand targets take seconds to read, and measuring does not wait for that.
             self._apply(await _in_thread(self._prepare))
         except ConfigError as error:
-            self._reject([str(problem) for problem in error.problems], asked=asked)
+            self._reject(error.problems, error.count, asked=asked)
         except DeliveryError as error:
-            self._reject([f"{self._path}: kafka: {error}"], asked=asked)
+            self._reject([f"{self._configured.path}: kafka: {error}"], 1, asked=asked)
         except Exception as error:
-            self._reject([f"{self._path}: cannot be taken in: {error!r}"], asked=asked)
+            self._reject([f"{self._configured.path}: cannot be taken in: {error!r}"], 1, asked=asked)
             raise
         finally:
             self._systemd.ready()
@@ -267,14 +255,12 @@ class Daemon:
 
     def _prepare(self) -> Prepared:
         """Loads the configuration and makes all that can fail. Raises `ConfigError` and `DeliveryError`."""
-        files = Files()
-        self._footprint = files.footprint
-        loaded = load(self._path, refusal=refusal, files=files)
-        config = self._keep_what_needs_a_restart(loaded)
+        loaded = self._configured.load()
+        config = loaded.config
         running = {target.id: target for target in self._config.targets if target.enabled}
         probers = self._probers_of(target for target in config.targets if running.get(target.id) != target)
         changed = config.kafka != self._config.kafka
-        return Prepared(config, probers, self._sink_of(config) if changed else None)
+        return Prepared(loaded, probers, self._sink_of(config) if changed else None)
 
     def _probers_of(self, targets: Iterable[Target]) -> dict[str, Prober]:
         return {target.id: prober_of(target, self._resolver) for target in targets if target.enabled}
@@ -306,40 +292,29 @@ class Daemon:
         else:
             self._forwarder.replace(sink, self._config.kafka.tick)
 
-    def _reject(self, problems: Sequence[str], *, asked: bool) -> None:
-        """Says what is wrong, unless that is known and nobody `asked`."""
-        # A file may have been good and not to be read for a moment; nobody edits it again for that.
-        self._try_again = boottime() + TRY_AGAIN_SECONDS
-        if self._problems[:PROBLEMS_TOLD] == tuple(problems[:PROBLEMS_TOLD]) and not asked:
-            return
-        for problem in problems[:PROBLEMS_TOLD]:
-            log.error("%s", problem)
-        log.error("%s: %d problem(s); the configuration before stays in force", self._path, len(problems))
-        told = list(problems[:PROBLEMS_TOLD])
-        if len(problems) > PROBLEMS_TOLD:
-            told.append(f"{self._path}: and {len(problems) - PROBLEMS_TOLD} more problems")
-        self._problems = tuple(told)
-        self._tell(ConfigRejected, problems=self._problems)
+    def _reject(self, problems: Sequence[object], count: int, *, asked: bool) -> None:
+        if self._configured.refuse(problems, count, asked=asked):
+            self._tell(ConfigRejected, problems=self._configured.problems)
 
     def _apply(self, prepared: Prepared) -> None:
         """Puts in force what was prepared; nothing here can fail."""
-        config, probers, sink = prepared
+        loaded, probers, sink = prepared
         if sink is not None:
-            self._forwarder.replace(sink, config.kafka.tick)
-        for note in config.notes:
-            if note not in self._noted:
-                log.warning("%s", note)
-        self._noted = set(config.notes)
+            self._forwarder.replace(sink, loaded.config.kafka.tick)
         self._results.settle()  # what was measured under the configuration before is recorded as that
-        self._config = config
+        self._configured.applied(loaded)
+        self._put_in_force(probers)
+
+    def _put_in_force(self, probers: Mapping[str, Prober]) -> None:
+        config = self._config
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)
         self._scheduler.reconcile(config.targets, lambda target: probers[target.id])
         self._results.forget_others({target.id for target in config.targets if target.enabled})
-        self._problems, self._applied_at = (), stamp(time.time())
         _keep_for_long()
         log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
         self._tell_applied(config)
+        self._applied.set()
 
     def _tell_applied(self, config: Config) -> None:
         shown = [
@@ -357,23 +332,6 @@ class Daemon:
             parts[-1].append(target)
         for number, part in enumerate(parts, 1):
             self._tell(ConfigApplied, digest=config.digest, part=number, parts=len(parts), targets=tuple(part))
-
-    def _keep_what_needs_a_restart(self, wanted: Config) -> Config:
-        now = self._config
-        replace = msgspec.structs.replace
-        kept = replace(
-            wanted,
-            agent=now.agent,
-            state_directory=now.state_directory,
-            spool=now.spool,
-            status=now.status,
-            workers=now.workers,
-            kafka=replace(wanted.kafka, topic=now.kafka.topic, events_topic=now.kafka.events_topic),
-        )
-        for key in ONLY_WITH_A_RESTART:
-            if attrgetter(key)(kept) != attrgetter(key)(wanted):
-                log.warning("%s: its change takes effect with a restart of the agent", key)
-        return kept
 
     async def _beat(self) -> None:
         await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -424,7 +382,7 @@ class Daemon:
             broker=BrokerNow(state, lost_s),
             spool=_spool_now(waiting),
             clock_synchronized=self._clock.state().synchronized,
-            config=ConfigNow(os.path.abspath(self._path), self._config.digest, self._applied_at, self._problems),
+            config=self._configured.now(),
             target_count=len(self._scheduler),
             verdicts=dict(Counter(verdicts[each.id].status for each in self._config.targets if each.id in verdicts)),
             targets=[self._target_now(each) for each in self._config.targets if each.enabled] if each_target else [],

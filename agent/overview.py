@@ -39,13 +39,16 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         waits = (
             f"{spool.bytes:,} bytes on disk for {spool.oldest_s:,.0f} s; in memory as well: {spool.records:,} records"
         )
-    return [
+    facts = [
         ("runs", f"for {status.uptime_s:,.0f} s, run {status.run} ({status.run_id})"),
         ("measures", measured),
         ("Kafka", KAFKA[broker.state] + _since(broker.lost_s)),
         ("waits", waits),
         ("config", f"{status.config.file} ({status.config.digest}), applied {status.config.applied_at}"),
     ]
+    if status.config.waiting:
+        facts.append(("restart", f"is waited for by {', '.join(status.config.waiting)}"))
+    return facts
 
 
 def _since(seconds: float | None) -> str:

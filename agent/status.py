@@ -55,12 +55,29 @@ class SpoolNow(msgspec.Struct):
 
 
 class ConfigNow(msgspec.Struct):
-    """What is in force; `problems` of an edit that was refused since."""
+    """What is in force; `problems` of the files as they are now, the first of `problem_count`.
+
+    `last_good`: since when it was kept, when the files were no good at the start; else empty. `waiting`: the keys whose
+    change waits for a restart.
+    """
 
     file: str
     digest: str
     applied_at: str
     problems: tuple[str, ...] = ()
+    problem_count: int = 0
+    last_good: str = ""
+    waiting: tuple[str, ...] = ()
+
+    def why(self) -> str:
+        """What is wrong with the files; empty when nothing is."""
+        if not self.problems:
+            return ""
+        more = self.problem_count - 1
+        first = self.problems[0] + (f", and {more} more problem{'s' * (more != 1)}" if more > 0 else "")
+        if self.last_good:
+            return f"on the last good configuration, of {self.last_good}, as the files were refused: {first}"
+        return f"an edit was refused: {first}"
 
 
 class Status(msgspec.Struct):
@@ -103,7 +120,7 @@ class Status(msgspec.Struct):
         if not self.clock_synchronized:
             why.append("the clock is not known to be right")
         if self.config.problems:
-            why.append(f"an edit was refused: {self.config.problems[0]}")
+            why.append(self.config.why())
         if self.missed:
             why.append(f"{self.missed} measurements were missed since the heartbeat before")
         self.health, self.why = ("degraded", tuple(why)) if why else ("healthy", ())
@@ -119,6 +136,8 @@ class Status(msgspec.Struct):
         if self.spool.oldest_s is not None and self.spool.oldest_s > 5:
             parts.append(f"{self.spool.bytes >> 10} KiB wait for {_seconds(self.spool.oldest_s)}")
         parts.append(f"config {self.config.digest}")
+        if self.config.waiting:
+            parts.append(f"waiting for a restart: {', '.join(self.config.waiting)}")
         return "; ".join([self.health + (": " + ", ".join(self.why) if self.why else ""), ", ".join(parts)])
 
 

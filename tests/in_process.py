@@ -7,15 +7,13 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from agent.config import Files, load
+from agent.configured import Configured
 from agent.daemon import Daemon
 
 
 def begun(path: Path) -> asyncio.Task[int]:
     """The run of a daemon with the configuration at `path`; its result is the exit status."""
-    files = Files()
-    config = load(path, files=files)
-    return asyncio.create_task(Daemon(path, config, files.footprint).run())
+    return asyncio.create_task(Daemon(Configured(path)).run())
 
 
 @contextlib.asynccontextmanager

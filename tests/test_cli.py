@@ -126,7 +126,9 @@ def test_init_and_validate(cli, tmp_path):
     assert outcome(done) == (0, f"new/my.yaml: written. Edit it, then: {command}\n", "")
     text = (tmp_path / "new" / "my.yaml").read_text()
     assert outcome(cli("init", "-")) == (0, text, "")
-    assert outcome(cli("validate", "new/my.yaml")) == (0, "new/my.yaml: good, 2 targets\n", "")
+    status, out, err = outcome(cli("validate", "new/my.yaml"))
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"new/my\.yaml: good, 2 targets, digest [0-9a-f]{12}\n", out)
     (tmp_path / "new" / "my.yaml").write_text("mine")
     told = "new/my.yaml: is there already; name another file, or move it away\n"
     assert outcome(cli("init", "new/my.yaml")) == (1, "", told)
@@ -164,7 +166,7 @@ def test_validate_tells_every_problem(cli, tmp_path):
         'config.yaml:6:5: targets[1]: "b.example" is not a URL; write it as https://b.example/',
     ]
     written(tmp_path, CONFIG + "targets: [https://a.example/]\n")
-    assert outcome(cli("validate", name)) == (0, "config.yaml: good, 1 target\n", "")
+    assert re.fullmatch(r"config\.yaml: good, 1 target, digest [0-9a-f]{12}\n", cli("validate", name).stdout)
 
 
 def test_validate_elsewhere(cli, tmp_path):
@@ -289,13 +291,17 @@ def test_ctrl_c(cli):
 
 
 def test_run_with_a_bad_configuration(cli, tmp_path):
-    """It does not start: exit status 1, and every problem in the log."""
+    """Without a last good one it does not start: exit status 1, and every problem in the log."""
     name = written(tmp_path, CONFIG + "targets: [b.example, c.example]\n")
-    done = cli("run", "--config", name)
+    done = cli("run", "--config", name, env={"STATE_DIRECTORY": str(tmp_path / "state")})
     assert (done.returncode, done.stdout) == (1, "")
-    first, second = done.stderr.splitlines()
+    first, second, third = done.stderr.splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \S+ ERROR +config\.yaml:4:11: targets\[0\]: .* is not a URL; .*", first)
     assert "config.yaml:4:22: targets[1]" in second
+    where = tmp_path / "state" / "last-good"
+    assert third.endswith(
+        f"ERROR    config.yaml: there is no last good configuration to fall back to: {where}: No such file or directory"
+    )
 
 
 def test_priorities_for_the_journal(cli, tmp_path):
@@ -305,5 +311,5 @@ def test_priorities_for_the_journal(cli, tmp_path):
         stream = os.fstat(stderr.fileno())
         cli("run", "--config", name, stderr=stderr, env={"JOURNAL_STREAM": f"{stream.st_dev}:{stream.st_ino}"})
         stderr.seek(0)
-        assert re.fullmatch(r"<3>config\.yaml:4:11: .*\n", stderr.read())
+        assert re.fullmatch(r"<3>config\.yaml:4:11: .*\n<3>config\.yaml: there is no last good .*\n", stderr.read())
     assert "<3>" not in cli("run", "--config", name, env={"JOURNAL_STREAM": "1:1"}).stderr

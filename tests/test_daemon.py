@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from agent import daemon
+from agent import configured, daemon
 from agent.config import load
 from agent.config.model import Kafka
 from agent.delivery.kafka import DeliveryError, EmbeddedBroker, read
@@ -94,7 +94,7 @@ async def test_what_fails_in_a_reload_changes_nothing(device, monkeypatch, caplo
         raise OSError(24, "Too many open files")
 
     async with device.running():
-        monkeypatch.setattr(daemon, "load", failing)
+        monkeypatch.setattr(configured, "load", failing)
         os.kill(os.getpid(), signal.SIGHUP)
         await until(lambda: "stays in force" in caplog.text)
     (rejected,) = device.events("config_rejected")
@@ -111,7 +111,7 @@ async def test_a_stop_does_not_wait_for_a_reload(device, monkeypatch):
         return slow
 
     async with device.running():
-        monkeypatch.setattr(daemon, "load", hanging)
+        monkeypatch.setattr(configured, "load", hanging)
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0.2)
         begun = time.monotonic()
@@ -256,7 +256,7 @@ async def test_saves_in_a_row_are_few_reloads(device, caplog):
 async def test_what_could_not_be_read_is_tried_again(device, monkeypatch, caplog):
     """A good edit that was refused because a descriptor was wanting takes effect by itself; it is said once."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(daemon, "TRY_AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(configured, "TRY_AGAIN_SECONDS", 0.2)
     device.path.write_text(device.path.read_text().replace("9/b", "9/edited"))
 
     def wanting(*_, **__):
@@ -264,7 +264,7 @@ async def test_what_could_not_be_read_is_tried_again(device, monkeypatch, caplog
 
     async with device.running():
         with monkeypatch.context() as patch:
-            patch.setattr(daemon, "load", wanting)
+            patch.setattr(configured, "load", wanting)
             device.path.write_text(device.path.read_text().replace("9/edited", "9/again"))
             await until(lambda: "stays in force" in caplog.text)
             await asyncio.sleep(2)

@@ -107,6 +107,56 @@ async def test_a_degraded_agent(device, monkeypatch):
     assert said.health == "degraded"
 
 
+@pytest.mark.parametrize(("mistakes", "told"), [(1, None), (2, "and 1 more problem"), (3000, "and 2999 more problems")])
+async def test_how_much_is_wrong_with_an_edit(device, mistakes, told):
+    """Its first problem is told, and how many more there are, however many."""
+    async with device.running():
+        await device.says(lambda said: True)
+        device.write(more="\n".join(f"nonsense_{number}: 1" for number in range(mistakes)))
+        said = await device.says(lambda said: said.config.problems)
+    (why,) = [why for why in said.why if "an edit was refused" in why]
+    assert "nonsense_0: unknown key" in why
+    assert why.endswith(told) if told else "more" not in why
+    assert len(said.config.problems) <= 51
+
+
+async def test_what_waits_for_a_restart(device, caplog):
+    """A key that cannot change while the agent runs is named until it is as before, once in the log; it is no illness."""
+    with EmbeddedBroker() as broker:
+        device.write(broker.address)
+        async with device.running():
+            await device.says(lambda said: said.health == "healthy")
+            waiting = "spool: {max_size: 2GiB}\nworkers: 2"
+            device.write(broker.address, waiting)
+            said = await device.says(lambda said: said.config.waiting)
+            assert said.config.waiting == ("spool", "workers")
+            assert said.line().startswith("healthy; 2 targets, ")
+            assert said.line().endswith(f"config {said.config.digest}, waiting for a restart: spool, workers")
+            status, shown = await asyncio.to_thread(device.command)
+            assert status == 0
+            assert "restart   is waited for by spool, workers" in shown
+            _, told = await asyncio.to_thread(device.command, "--json")
+            assert json.loads(told)["config"]["waiting"] == ["spool", "workers"]
+            device.write(broker.address, waiting, interval="2s")
+            await device.says(lambda again: again.config.digest != said.config.digest)
+            device.write(broker.address)
+            said = await device.says(lambda said: not said.config.waiting)
+            assert "restart" not in said.line()
+    assert caplog.text.count("spool: its change takes effect with a restart") == 1
+
+
+async def test_the_digest_is_the_same_everywhere(device):
+    """What `validate` prints of the files, with its secrets or without, is what the agent says that runs on them."""
+    (device.folder / "more.yaml").write_text("- {url: 'http://127.0.0.1:9/c', body: {file: config.yaml}}")
+    device.write(more="include: more.yaml")
+    async with device.running():
+        said = await device.says(lambda said: True)
+        checked = await asyncio.to_thread(command, "validate", str(device.path))
+        skipped = await asyncio.to_thread(command, "validate", "--secrets", "skip", str(device.path))
+    assert checked.stdout == skipped.stdout == f"{device.path}: good, 3 targets, digest {said.config.digest}\n"
+    assert f"config {said.config.digest}" in said.line()
+
+
 async def test_what_was_given_up_is_no_secret(device, monkeypatch):
     """Records that will never come are told as long as that is fresh, with their reason."""
     monkeypatch.setattr("agent.spool.spool.MAX_RAW", 1_200)  # half of it is the largest record

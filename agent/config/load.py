@@ -76,7 +76,8 @@ class Directories(NamedTuple):
 def load_directories(path: Path) -> Directories:
     """The directories of an agent of the configuration at `path`, whatever else is wrong with it.
 
-    Raises `ConfigError` when it cannot be read, or these keys of it are no good.
+    When it is no YAML, by the sections before the one with the mistake. Raises `ConfigError` when it cannot be read, or
+    these keys of it are no good.
     """
     return _Loading(path, path.parent, open_secrets=False).directories()
 
@@ -146,7 +147,11 @@ class _Loading:
         return build(Kafka, block["kafka"])
 
     def directories(self) -> Directories:
-        written = self._written(self._root(), Problems())
+        try:
+            root = self._root()
+        except ConfigError as error:
+            root = self._before(error)
+        written = self._written(root, Problems())
         known = {name: rules(Config)[name] for name in ("state_directory", "spool")}
         found = self._reader.known_fields([written[name] for name in known if name in written], known)
         self._problems.raise_any()
@@ -162,6 +167,18 @@ class _Loading:
             self._problems.note_if_none(Mark(str(self._path)), f"is empty; {mend}")
             raise self._problems.error()
         return root
+
+    def _before(self, error: ConfigError) -> Place:
+        """The sections before the one with the mistake. Raises `error` when there are none."""
+        with suppress(OSError):
+            lines = self._files.read(self._path, LARGEST).splitlines(keepends=True)[: error.problems[0].line]
+            while lines and lines.pop()[:1] in b" \t-#]}\r\n":
+                pass  # it stands within a section
+            self._problems = Problems()
+            root = parse(str(self._path), b"".join(lines), self._problems)
+            if root is not None and not root.empty:
+                return root
+        raise error
 
     @staticmethod
     def _written(root: Place, problems: Problems) -> dict[str, Entry]:

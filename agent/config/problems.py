@@ -31,11 +31,11 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """A configuration that is no good; `problems` are all that were found, by file and line."""
+    """A configuration that is no good; `problems` are what was found, by file and line, `count` of them in all."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], count: int) -> None:
         super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
+        self.problems, self.count = problems, count
 
 
 class Rejected(Exception):
@@ -74,7 +74,7 @@ class Problems:
         problems = sorted(self._kept)
         if self._more:
             problems.append(problems[-1]._replace(key="", message=f"and {self._more} more problems; mend these first"))
-        return ConfigError(tuple(problems))
+        return ConfigError(tuple(problems), len(self._kept) + self._more)
 
     def raise_any(self) -> None:
         """Raises `ConfigError` if there was any."""

@@ -16,6 +16,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from agent.device.durable import write_durably
+
 log = logging.getLogger(__name__)
 
 LARGEST = 1 << 20  # bytes read of run.json, which has some hundred
@@ -101,19 +103,7 @@ def keep_run(state_directory: Path, run: Run) -> bool:
         return False
     file = state_directory / "run.json"
     try:
-        state_directory.mkdir(parents=True, exist_ok=True)
-        # One fixed name: what a crash or a full disk leaves of it is overwritten by the next start.
-        new = state_directory / "run.json.new"
-        with new.open("wb") as opened:
-            opened.write(msgspec.json.encode(run))
-            opened.flush()
-            os.fsync(opened.fileno())
-        new.replace(file)
-        directory = os.open(state_directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_durably(file, msgspec.json.encode(run))
     except OSError as error:
         log.warning("%s: the run counter cannot be kept: %s", file, error)
         return False
