@@ -22,8 +22,8 @@ class Device(Campaign):
     `moved`: the ports of the site and of Kafka on the machine's network.
     """
 
-    def __init__(self, machine: Machine, folder: Path, site: Site, kafka: Broker) -> None:
-        super().__init__(folder, kafka.address, site, targets=5)
+    def __init__(self, machine: Machine, folder: Path, site: Site, kafka: Broker, targets: int = 5) -> None:
+        super().__init__(folder, kafka.address, site, targets)
         self.machine = machine
         self._port = int(kafka.address.rpartition(":")[2])
         self._forwards: list[Forward] = []

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -37,6 +38,7 @@ class Machine:
         self._link = f"ve-{secrets.token_hex(4)}"
         first = secrets.randbelow(1 << 14) * 4  # a /30 of 10.231.0.0/16
         self.address, self.own = (f"10.231.{first >> 8}.{(first & 255) + last}" for last in (1, 2))
+        self._memory = _memory_group(self._link)
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
         for name in ("upper", "work", "root"):
@@ -48,6 +50,9 @@ class Machine:
         here = self._folder / "root"
         # The mounts are seen by these processes alone and go with them; they end when the first of them does.
         script = f"{emulate(self.architecture)} && mount -t overlay overlay -o {layers} {here} && exec systemd-nspawn"
+        if self._memory:
+            self._memory.mkdir()
+            script = f"echo 0 >{self._memory}/cgroup.procs && {script}"
         around = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         options = ["-D", str(here), "--register=no", "--keep-unit", "--boot", "--console=pipe"]
         options.append(f"--network-veth-extra={self._link}:host0")
@@ -65,6 +70,9 @@ class Machine:
         self._wait(lambda: bool(self._child()), BOOT, "the device's first process")
         self._init = self._child()
         self._wait(self._is_up, BOOT, "the end of its boot")
+        if self._memory:
+            self.run("mount", "-o", "remount,bind,rw", "/sys/fs/cgroup/memory")
+            self.run("systemctl", "daemon-reexec")
         host("ip", "address", "add", f"{self.address}/30", "dev", self._link)
         self.cable(plugged=True)
         self.run("ip", "address", "add", f"{self.own}/30", "dev", "host0")
@@ -99,6 +107,7 @@ class Machine:
         self._process = None
         self._wait(lambda: not Path(f"/proc/{self._init}/root/etc").exists(), COMMAND, "the end of the device")
         subprocess.run(["ip", "link", "delete", self._link], capture_output=True)  # if it has not gone by itself
+        self._wait(self._is_forgotten, COMMAND, "the end of its processes")
 
     def remove(self) -> None:
         """Switches it off and removes what it wrote."""
@@ -155,6 +164,23 @@ class Machine:
         """What `systemctl show` says of the unit."""
         return self.run("systemctl", "show", "--property", name, "--value", UNIT).strip()
 
+    def memory(self) -> dict[str, int]:
+        """What the unit's processes take, in bytes, as systemd has it accounted: `current`, the `peak`, and of what is
+        current `anon` and `file`: their own, and the cache of files, which goes when it is needed elsewhere.
+        """
+        group = self.property("ControlGroup")
+        if self._memory:
+            folder, peak, names = f"/sys/fs/cgroup/memory{group}", "memory.max_usage_in_bytes", ("rss", "cache")
+        else:
+            folder, peak, names = f"/sys/fs/cgroup{group}", "memory.peak", ("anon", "file")
+        parts = dict(line.split() for line in self.path(f"{folder}/memory.stat").read_text().splitlines())
+        return {
+            "current": int(self.property("MemoryCurrent")),
+            "peak": int(self.path(f"{folder}/{peak}").read_text()),
+            "anon": int(parts[names[0]]),
+            "file": int(parts[names[1]]),
+        }
+
     def journal(self) -> list[dict[str, str]]:
         """What the unit, and systemd of it, logged since this boot."""
         lines = self.run("journalctl", "--boot", "--unit", UNIT, "--output", "json", "--no-pager").splitlines()
@@ -174,6 +200,14 @@ class Machine:
     def _is_up(self) -> bool:
         return self.attempt("systemctl", "is-system-running").stdout in ("running\n", "degraded\n")
 
+    def _is_forgotten(self) -> bool:
+        if self._memory is None:
+            return True
+        for folder, _, _ in os.walk(self._memory, topdown=False):
+            with contextlib.suppress(OSError):  # a process in it has not ended yet
+                os.rmdir(folder)
+        return not self._memory.exists()
+
     def _wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         limit = time.monotonic() + seconds * self._patience
         while not condition():
@@ -182,6 +216,16 @@ class Machine:
 
     def _console(self) -> str:
         return (self._folder / "console.log").read_text(errors="replace")[-2000:]
+
+
+def _memory_group(name: str) -> Path | None:
+    """Where the kernel has cgroups of version 1, a group for a device within our own. To be made, and removed.
+
+    A container is given its own part of that hierarchy read-only, and its systemd then accounts and limits no memory.
+    With version 2 it has all of its part.
+    """
+    found = re.search(r"^\d+:memory:(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    return Path(f"/sys/fs/cgroup/memory{found[1]}/{name}") if found else None
 
 
 def _children(process: int) -> list[int]:
