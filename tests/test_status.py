@@ -121,7 +121,7 @@ async def test_how_much_is_wrong_with_an_edit(device, mistakes, told):
 
 
 async def test_what_waits_for_a_restart(device, caplog):
-    """A key that cannot change while the agent runs is named until it is as before, once in the log; it is no illness."""
+    """A key that cannot change while the agent runs is named until it is as before, once in the log; it is no ill."""
     with EmbeddedBroker() as broker:
         device.write(broker.address)
         async with device.running():

@@ -1,4 +1,7 @@
-"""Which properties of librdkafka's producer are the agent's own: set otherwise, records would be lost or reordered."""
+"""Which properties of librdkafka's producer are the agent's own: set otherwise, records would be lost or reordered.
+
+And which name files.
+"""
 
 _TICK = "write kafka.tick, the time within which records travel together"
 _NEVER_GIVEN_UP = "the agent never gives a record up; remove it"
@@ -21,6 +24,7 @@ _OWNED = {
     "max.in.flight.requests.per.connection": "idempotence sets it; remove it",
     "delivery.report.only.error": "the agent needs the report of every record; remove it",
 }
+_FILES = (".location", ".file", ".keytab")  # ends of names
 _INTERNAL = ("test.mock.", "plugin.", "interceptor")
 _CLIENT = (
     "logger",
@@ -41,3 +45,8 @@ def owned(name: str) -> str | None:
     if name.startswith(_INTERNAL) or name.endswith("_cb") or name in _CLIENT:
         return "it is for programs, not for a configuration file; remove it"
     return None
+
+
+def is_read_by_client(name: str) -> bool:
+    """Does this property name a file that librdkafka reads itself, when a producer is made?"""
+    return name.endswith(_FILES)

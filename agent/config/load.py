@@ -17,6 +17,7 @@ import msgspec
 
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
 from agent.config.files import Files
+from agent.config.kafka_properties import is_read_by_client
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location, Spool
 from agent.config.problems import ConfigError, Mark, Problems, Rejected, printable, quoted
@@ -202,6 +203,9 @@ class _Loading:
         for name, mend in REQUIRED.items():
             if name not in fields and name not in meant:
                 self._problems.note(root.mark, name, f"is missing; write {mend}")
+        if kafka := fields.get("kafka"):
+            named = (value for name, value in (kafka.get("properties") or {}).items() if is_read_by_client(name))
+            kafka["client_files"] = tuple(self._files.look(Path(value)) for value in named)
         return fields
 
     def _agent(self, root: Place, entry: Entry | None) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import ConfigError, load
+from agent.config import ConfigError, Files, KeptFiles, load
 from agent.config.document import LARGEST
+
+from .conftest import BASE
 
 MEASURE = """
 import json, sys, time
 from pathlib import Path
-from agent.config import ConfigError, load
+from agent.config import ConfigError, Files, KeptFiles, load
 began = time.process_time()
 try:
     problems = [f"{len(load(Path(sys.argv[1])).targets)} targets"]
@@ -295,3 +297,48 @@ def test_digest(load_text, tmp_path):
     assert load_text(text) == first
     included.write_text("- https://b.example/x\n")
     assert load_text(text).targets != first.targets
+
+
+def test_from_what_was_read(load_text, tmp_path, authority):
+    """A configuration is the same when it is read again from memory, though its files are gone."""
+    authority.cert_pem.write_to_path("ca.pem")
+    (tmp_path / "t.d").mkdir()
+    for name, text in (("b", "- http://b/\n"), ("a", "- {url: http://a/, body: {file: body}}\n"), ("none", "")):
+        (tmp_path / "t.d" / f"{name}.yaml").write_text(text)
+    (tmp_path / "body").write_text("text\n")
+    files = Files()
+    text = "include: [t.d/*.yaml, ./t.d/../t.d/none.yaml, no/*.yaml]\ntargets: [{url: https://c/, tls: {ca: ca.pem}}]\n"
+    config = load_text(text, files=files)
+    for name in ("config.yaml", "ca.pem", "body", "t.d/a.yaml", "t.d/b.yaml"):
+        (tmp_path / name).unlink()
+    (tmp_path / "t.d" / "new.yaml").write_text("- http://new/")
+    assert files.content is not None
+    assert load(Path("config.yaml"), files=KeptFiles(files.content, files.patterns)) == config
+    assert [target.id for target in config.targets] == ["https://c/", "http://a/", "http://b/"]
+
+
+def test_what_was_not_read_is_not_there(load_text, tmp_path):
+    """From memory nothing else is read, whatever the disk has."""
+    (tmp_path / "secret").write_text("x")
+    files = Files()
+    load_text("targets: [{url: http://a/, body: {file: secret}}]\n", files=files)
+    assert files.content is not None
+    del files.content[str(tmp_path / "secret")]
+    with pytest.raises(ConfigError, match='cannot read "secret": Is not among what was kept'):
+        load(Path("config.yaml"), files=KeptFiles(files.content, {}))
+
+
+@pytest.mark.parametrize("name", ["ssl.ca.location", "ssl.key.location", "sasl.kerberos.keytab"])
+def test_a_file_of_kafkas_client(name, load_text, tmp_path):
+    """One that Kafka's client reads itself is looked at: an edit of it is an edit, and makes another configuration."""
+    text = BASE.replace("[broker:9092]", f"[broker:9092], properties: {{{name}: client.pem}}") + "#location:\n"
+    files = Files()
+    without = load_text(text, files=files)
+    assert files.footprint.now() == files.footprint
+    (tmp_path / "client.pem").write_text("x")
+    assert files.footprint.now() != files.footprint
+    with_it = load_text(text)
+    assert with_it.kafka != without.kafka
+    assert load_text(text).kafka == with_it.kafka
+    (tmp_path / "client.pem").write_text("xy")
+    assert load_text(text).kafka != with_it.kafka

@@ -238,3 +238,32 @@ def test_tls_and_scram(secure, plain, authority, tmp_path):
         device.stop()
         account = device.account()
         assert (account.dropped, account.rejected, len(account.runs)) == (0, 0, 1)
+
+
+def test_an_authority_that_is_edited(secure, plain, authority, tmp_path):
+    """Saving the right authority over the wrong one is enough, though only Kafka's client reads that file."""
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes((authority / "other.pem").read_bytes())
+    with a_device(tmp_path, secure, plain) as device:
+        device.bootstrap = secure.secure
+        device.write(
+            f"""\
+  properties:
+    security.protocol: SASL_SSL
+    sasl.mechanism: SCRAM-SHA-512
+    sasl.username: pi
+    sasl.password: right password
+    ssl.ca.location: {trusted}
+"""
+        )
+        running = device.start()
+        running.says("WARNING .*certificate verify failed")
+        trusted.write_bytes((authority / "right.pem").read_bytes())
+        device.live_again(boottime(), after="a wrong authority")
+        trusted.write_text("no certificate")
+        running.says("ERROR .*kafka.properties.ssl.ca.location: is refused by librdkafka")
+        device.live_again(boottime(), after="a spoiled authority")
+        device.settled()
+        device.stop()
+        account = device.account()
+        assert (account.dropped, account.rejected, len(account.runs)) == (0, 0, 1)
