@@ -1,13 +1,14 @@
 """A campaign on a device: systemd runs the agent, sites and Kafka are at the other end of its network."""
 
 import contextlib
+import json
 import re
 from pathlib import Path
 
 from agent.device.clock import boottime
 from tests.device.forward import Forward
 from tests.device.machine import UNIT, Machine
-from tests.end_to_end.campaign import Campaign
+from tests.end_to_end.campaign import Campaign, noisy
 from tests.end_to_end.running import LONG, wait_for
 from tests.end_to_end.sites import Site
 from tests.kafka import Broker
@@ -61,9 +62,14 @@ class Device(Campaign):
     def url(self, target: str) -> str:
         return f"http://{self.machine.address}:{self.site.port}/numbered/{target}"
 
-    def configure(self, more: str = "", targets: str = "") -> None:
-        """Writes the configuration as an editor does: with these further lines, of the whole and of `targets`."""
-        listed = "".join(f"  - {{id: {target}, url: '{self.url(target)}'}}\n" for target in self.targets)
+    def configure(self, more: str = "", targets: str = "", noise: int = 0) -> None:
+        """Writes the configuration as an editor does: with these further lines, of the whole and of `targets`, and with
+        so many labels for each target as are hard to compress.
+        """
+        listed = "".join(
+            f"  - {{id: {target}, url: '{self.url(target)}', labels: {json.dumps(noisy(noise))}}}\n"
+            for target in self.targets
+        )
         self.edit(
             f"""
 agent: {{id: {self.id}}}

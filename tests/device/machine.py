@@ -22,6 +22,7 @@ COMMAND = 90.0  # seconds that any command on the device may take
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}  # of each suite
 OPT = "/opt/uptime-agent"
 REBOOT = 133  # systemd-nspawn's exit status by which the device asks for it
+SHARED = "/srv/shared"
 UNIT = "uptime-agent.service"
 LIBC = ctypes.CDLL(None)
 
@@ -41,7 +42,8 @@ class Machine:
         self._memory = _memory_group(self._link)
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
-        for name in ("upper", "work", "root"):
+        self.shared = folder / "shared"  # a folder of this host that the device has as `SHARED`
+        for name in ("upper", "work", "root", "shared"):
             (folder / name).mkdir()
 
     def switch_on(self) -> None:
@@ -55,7 +57,7 @@ class Machine:
             script = f"echo 0 >{self._memory}/cgroup.procs && {script}"
         around = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         options = ["-D", str(here), "--register=no", "--keep-unit", "--boot", "--console=pipe"]
-        options.append(f"--network-veth-extra={self._link}:host0")
+        options += [f"--network-veth-extra={self._link}:host0", f"--bind={self.shared}:{SHARED}"]
         # What a device lets its processes do, and a container does not: ask whether the clock is right.
         options.append("--system-call-filter=adjtimex clock_adjtime")
         with (self._folder / "console.log").open("ab") as log:

@@ -221,6 +221,19 @@ def test_power_cut(device, away):
     assert len(account.runs) == 2
 
 
+def test_reboot(device):
+    """A device that is told to reboot stops the agent in order, and starts it by itself: nothing is lost."""
+    device.begin()
+    device.ends.append(boottime())
+    device.machine.reboot()
+    device.connect()
+    device.live_again(boottime(), within=BUSY, after="the boot")
+    account = settled_account(device)
+    assert (account.dropped, account.repeats, account.lost_at_ends) == (0, 0, 0)
+    assert len(account.runs) == 2
+    assert len(device.events("stopping")) == 2
+
+
 def test_a_mistake_at_the_start(device):
     """With a configuration that is no good, and none before, it says so and tries for ever; the mend is enough."""
     device.configure(more="nonsense: 1")
