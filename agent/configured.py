@@ -151,7 +151,7 @@ def _begun(path: Path) -> Loaded:
         return Loaded(load(path, refusal=refusal, files=files), files)
     except ConfigError as error:
         refused = error
-    for problem in refused.problems:
+    for problem in _told(path, refused.problems, refused.count):
         log.error("%s", problem)  # so that the journal knows them for what they are
     try:
         state_directory = load_directories(path).state

@@ -187,7 +187,8 @@ class Daemon:
             try:
                 await part()
             except Exception:
-                log.exception("a part failed, measuring goes on; it begins again in %.0f s", BEGIN_AGAIN_SECONDS)
+                text = "%s: failed, measuring goes on; it begins again in %.0f s"
+                log.exception(text, part.__name__, BEGIN_AGAIN_SECONDS, extra={"secrets_of": self._config})
                 await asyncio.sleep(BEGIN_AGAIN_SECONDS)
 
     async def _stop_in_order(self, parts: list[asyncio.Task[Any]]) -> None:
@@ -247,7 +248,7 @@ class Daemon:
         except DeliveryError as error:
             self._reject([f"{self._configured.path}: kafka: {error}"], 1, asked=asked)
         except Exception as error:
-            self._reject([f"{self._configured.path}: cannot be taken in: {error!r}"], 1, asked=asked)
+            self._reject([f"{self._configured.path}: cannot be taken in: {type(error).__name__}"], 1, asked=asked)
             raise
         finally:
             self._systemd.ready()

@@ -32,7 +32,10 @@ class TargetNow(msgspec.Struct):
 
 
 class BrokerNow(msgspec.Struct):
-    """`state`: `lost` since `lost_s` seconds; `unknown` before the first acknowledgement."""
+    """`state`: `lost` for `lost_s` seconds; `unknown` for so long, before the first acknowledgement.
+
+    An edit of the `kafka` block makes it `unknown`, too.
+    """
 
     state: Literal["up", "lost", "unknown"]
     lost_s: float | None = None
@@ -110,7 +113,7 @@ class Status(msgspec.Struct):
         why = []
         if self.broker.state == "lost":
             why.append(f"Kafka acknowledges nothing for {_seconds(self.broker.lost_s or 0)}")
-        if self.broker.state == "unknown" and self.uptime_s > 30:
+        if self.broker.state == "unknown" and (self.broker.lost_s or 0) > 30:
             why.append("Kafka has acknowledged nothing yet")
         if self.spool.trouble:
             why.append(f"spool: {self.spool.trouble}")

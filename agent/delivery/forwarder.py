@@ -84,14 +84,16 @@ class Forwarder:
         self._suspects = _Suspects()
         self._silent_since: float | None = None  # boot time since which something is on its way without a word
         self._lost_since: float | None = None
-        self._acknowledged = False  # ever
+        self._unknown_since: float | None = boottime()  # until this sink has an acknowledgement
         self.last_turn = boottime()  # progress, for whoever watches
 
     def broker(self) -> tuple[Literal["up", "lost", "unknown"], float | None]:
         """Whether Kafka acknowledges, as far as is known, and for how many seconds it has not."""
         if self._lost_since is not None:
             return "lost", round(boottime() - self._lost_since, 3)
-        return ("up" if self._acknowledged else "unknown"), None
+        if self._unknown_since is not None:
+            return "unknown", round(boottime() - self._unknown_since, 3)
+        return "up", None
 
     async def run(self) -> None:
         """For ever."""
@@ -129,6 +131,7 @@ class Forwarder:
         self._held.clear()
         self._suspects = _Suspects()
         self._sink, self._tick = sink, tick
+        self._unknown_since = boottime()
 
     async def _something_to_take(self, limit: float) -> None:
         """Waits until the disk has records, for at most `limit` seconds."""
@@ -220,7 +223,7 @@ class Forwarder:
         self._spool.give_back(unsent, unsent=True)
 
     def _arrived(self, topic: str) -> None:
-        self._acknowledged = True
+        self._unknown_since = None
         if self._lost_since is not None:
             seconds, self._lost_since = boottime() - self._lost_since, None
             self._pace.pause()

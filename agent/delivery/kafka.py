@@ -5,6 +5,7 @@ itself (`message.timeout.ms` 0); the spool owns retrying.
 """
 
 import contextlib
+import itertools
 import logging
 import re
 import threading
@@ -82,6 +83,7 @@ _AROUND_CAUSE = re.compile(r"^.*(?:Connect to \S+ failed|\S+:\d+(?:/\w+)?): | \(
 
 _HERE = ("localhost:", "127.", "[::1]:")
 
+_SINKS = itertools.count()  # the trouble of one is news of the next
 T = TypeVar("T")
 Reading = tuple[bytes, float | None] | str | None
 
@@ -100,6 +102,7 @@ class KafkaSink:
         self._agent_id = agent_id.encode()
         self._clock = clock
         self._kafka = kafka
+        self._number = next(_SINKS)
         self._properties = _properties(kafka, DEFAULTS) | OWNED
         self._blocks: list[_Block] = []  # on their way
         self._stamp_from = 0.0  # boot time
@@ -192,7 +195,9 @@ class KafkaSink:
 
     def _error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # which counts them wrongly, and says no cause
-            log.warning("Kafka: %s", error.str(), extra={"trouble": error.code(), "secrets_of": self._kafka})
+            log.warning(
+                "Kafka: %s", error.str(), extra={"trouble": (self._number, error.code()), "secrets_of": self._kafka}
+            )
 
     def _fate(self, error: KafkaError) -> tuple[Fate, str]:
         code = error.code()

@@ -315,6 +315,20 @@ def test_silence_is_said_and_its_end(clock, caplog):
     assert line.news == ["lost", "back after 10 s"]
 
 
+def test_another_kafka_is_not_known_to_be_up(clock):
+    """That the one before an edit acknowledged says nothing of the one after it."""
+    line = Line(all_arrive)
+    assert line.forwarder.broker() == ("unknown", 0.0)
+    line.append(RESULTS, 1)
+    line.turn(2)
+    assert line.forwarder.broker() == ("up", None)
+    line.forwarder.replace(Answering(lambda records: []), 0.25)
+    clock.now += 2
+    line.append(RESULTS, 2)
+    line.turn(2)
+    assert line.forwarder.broker() == ("unknown", 2.0)
+
+
 @pytest.mark.parametrize("fate", ["again", "unsent"])
 def test_what_a_sink_says_of_itself_is_no_sign_of_kafka(clock, fate):
     """A producer that fails again and again without ever reaching a broker does not pass for Kafka."""
