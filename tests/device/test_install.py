@@ -247,6 +247,15 @@ def test_a_way_back_that_was_interrupted(operator, installed):
     assert operator.there() == {one, two}
 
 
+def test_after_an_upgrade_of_debian(operator, installed):
+    """An environment that is not for the device's Python is no release: another run makes it anew, and starts it."""
+    one = operator.release("one")
+    operator.machine.run("mv", f"{OPT}/{one}/lib/python3.11", f"{OPT}/{one}/lib/python3.10")
+    installed.switch_off()
+    assert operator.install("one") == f"install: installing {one}\ninstall: {one} runs\n"
+    installed.live_again(boottime(), within=LONG)
+
+
 def test_removal(operator, installed):
     """It keeps what is the operator's, with which another installation goes on; purged, nothing is left."""
     machine = operator.machine
