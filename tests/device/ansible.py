@@ -35,10 +35,11 @@ class Played(NamedTuple):
 
 
 class ControlNode:
-    """Reaches these machines, which are on, by ssh as `pi`, in a group; all that it writes here is in `folder`."""
+    """Reaches these machines, which are on, as `pi`, in a group of hosts. It makes `folder` for all that it writes."""
 
     def __init__(self, folder: Path, group: str, machines: Mapping[str, Machine]) -> None:
         self._folder, self._group, self._machines = folder, group, machines
+        folder.mkdir()
         self._key = folder / "key"
         host("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "the tests' operator", "-f", str(self._key))
         for machine in machines.values():
@@ -86,7 +87,7 @@ class ControlNode:
                 "ANSIBLE_LOCAL_TEMP": str(self._folder / "ansible/tmp"),
                 "ANSIBLE_NOCOLOR": "1",
                 # The path of a socket has 108 letters at most; the connection ends with the tests, or soon after.
-                "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._folder / "c"),
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._folder),
                 "ANSIBLE_SSH_ARGS": "-F none -o ControlMaster=auto -o ControlPersist=15s",
             },
             stdin=subprocess.DEVNULL,

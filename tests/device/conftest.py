@@ -34,9 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_core(item: pytest.Item) -> bool:
-    call = getattr(item, "callspec", None)
-    suite = call.params.get("machine", CORE) if call else CORE
-    return item.get_closest_marker("core") is not None and suite == CORE
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    suites = {parameters.get(name, CORE) for name in ("machine", "suite")}
+    return item.get_closest_marker("core") is not None and suites == {CORE}
 
 
 @contextlib.contextmanager

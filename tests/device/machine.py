@@ -147,19 +147,11 @@ class Machine:
             timeout=COMMAND * self._patience,
         )
 
-    def install(self, wheels: Path) -> None:
-        """The agent as on a real device, without an Internet: from wheels, in /opt, with its unit and its user."""
-        shutil.copytree(wheels, self.path("/opt/wheels"), dirs_exist_ok=True)
-        (pip,) = wheels.glob("pip-*.whl")
-        self.run("python3", "-m", "venv", "--without-pip", f"{OPT}/1")  # Debian's venv brings none without python3-venv
-        install = [f"/opt/wheels/{pip.name}/pip", "install", "--quiet", "--no-index", "--find-links=/opt/wheels"]
-        self.run(f"{OPT}/1/bin/python", *install, "uptime-agent")
-        self.path(f"{OPT}/current").symlink_to("1")
-        shutil.copy(CHECKOUT / "systemd/uptime-agent.service", self.path("/etc/systemd/system"))
-        to = self.path("/usr/lib/sysusers.d/uptime-agent.conf")
-        shutil.copy(CHECKOUT / "systemd/uptime-agent.sysusers.conf", to)
-        self.run("systemd-sysusers")
-        self.run("install", "-d", "-m", "0755", "/etc/uptime-agent")
+    def install(self, wheelhouse: Path) -> None:
+        """The agent as on a real device, without an Internet; not configured, and not started."""
+        shutil.copytree(wheelhouse, self.path(f"/root/{wheelhouse.name}"))
+        shutil.copy(CHECKOUT / "scripts/install", self.path("/root"))
+        self.run("/root/install", "--wheelhouse", f"/root/{wheelhouse.name}")
         self.run("systemctl", "enable", "--quiet", UNIT)
 
     def property(self, name: str) -> str:
