@@ -18,11 +18,16 @@ PARTS = ("agent", "systemd", "scripts", "pyproject.toml", "LICENSE", "README.md"
 @pytest.fixture(scope="module")
 def releases(tmp_path_factory):
     """Wheels of releases, by suite and name: `one` is this checkout's, of `two` the version differs, `broken` ends at
-    once.
+    once, `dying` after some seconds.
     """
     edits = {
         "two": ("agent/__init__.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"'),
         "broken": ("agent/daemon.py", "def run(", 'raise SystemExit("broken, as it was meant to be")\n\n\ndef run('),
+        "dying": (
+            "agent/daemon.py",
+            "def run(",
+            "import os, threading\nthreading.Timer(4, os._exit, [7]).start()\n\n\ndef run(",
+        ),
     }
     copy = tmp_path_factory.mktemp("checkout")
     for part in PARTS:
@@ -195,6 +200,15 @@ def test_a_release_that_does_not_run(operator, installed):
     assert operator.there() == {one, two}
     account = settled(installed)
     assert (account.dropped, account.lost_at_ends) == (0, 0)
+
+
+def test_a_release_that_does_not_stay(operator, installed):
+    """One that dies within seconds does not count as running."""
+    said = operator.install("dying", status=1)
+    assert "status=7" in said
+    assert said.endswith(f"went back to {operator.release('one')}, which runs\n")
+    assert operator.current() == operator.release("one")
+    installed.live_again(boottime(), within=LONG)
 
 
 def test_killed(operator, installed):
