@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,17 @@ exit status:
   2  wrong usage, or a configuration that is no good
   3  unknown: this machine could not judge
 With --all it is 1 if any target is down, else 3 if any is unknown.
+"""
+
+WATCH_EPILOG = """\
+Does a device deliver? With the `run_id` that `uptime-agent status --json` has there:
+  timeout 60 uptime-agent watch --json --since 5s --run 5f0c2a9177d04e1b --count 1
+
+exit status:
+  0  it was ended, or as many records came as --count says
+  1  Kafka cannot be reached, or will not let it read
+  2  wrong usage, or a configuration that is no good
+130  it was ended before as many came
 """
 
 SPOOL_EPILOG = """\
@@ -141,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="print the record as it would go to Kafka")
     added.add_argument("--all", action="store_true", help="measure every target of the configuration once")
 
-    added = command("watch", _watch, "show the newest result of each target and location, from Kafka")
+    teach = "show the newest result of each target and location, from Kafka"
+    added = command("watch", _watch, teach, WATCH_EPILOG)
     added.add_argument("--config", type=Path, metavar="FILE", help="lends its `kafka:` block with the credentials")
     added.add_argument("--bootstrap-servers", type=_servers, metavar="HOST:PORT,…", help="default: the configuration's")
     added.add_argument("--topic", help="default: the configuration's, else uptime.results")
@@ -149,6 +162,10 @@ def _parser() -> argparse.ArgumentParser:
         "--since", type=_duration, default="10m", metavar="DURATION", help="begin this long ago (default: %(default)s)"
     )
     added.add_argument("--json", action="store_true", help="print each record as a line of JSON")
+    added.add_argument(
+        "--run", type=_run_id, metavar="RUN-ID", help="only what this run of an agent sent; see `status`"
+    )
+    added.add_argument("--count", type=_count, metavar="N", help="end after so many records")
 
     _add_spool(commands, command)
 
@@ -188,6 +205,18 @@ def _duration(text: str) -> float:
     from agent.config import duration
 
     return _argument(duration, text)
+
+
+def _run_id(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{16}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a run's id; write it as a record has it, 5f0c2a9177d04e1b")
+    return text
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of records; write 1 or more")
+    return int(text)
 
 
 def _argument(read: Callable[[str], T], text: str) -> T:
@@ -317,7 +346,7 @@ def _watch(options: argparse.Namespace) -> int:
     from agent.config.masking import Mask
     from agent.config.model import Kafka
     from agent.delivery.kafka import DeliveryError, read
-    from agent.watch import watch
+    from agent.watch import of_run, watch
 
     servers = options.bootstrap_servers
     path = options.config or (DEFAULT_CONFIG if servers is None and DEFAULT_CONFIG.exists() else None)
@@ -332,11 +361,15 @@ def _watch(options: argparse.Namespace) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)  # leaves the terminal as it was, as Ctrl-C does
     try:
-        watch(read(kafka, options.topic or kafka.topic, options.since), live=sys.stdout.isatty(), as_json=options.json)
+        readings = read(kafka, options.topic or kafka.topic, options.since)
+        if options.run is not None:
+            readings = of_run(readings, options.run)
+        watch(readings, live=sys.stdout.isatty(), as_json=options.json, count=options.count)
     except DeliveryError as error:
         return _complain([Mask(kafka).text(str(error))])
     except KeyboardInterrupt:
-        pass  # the way to leave a live table
+        if options.count is not None:
+            raise  # else it is the way to leave a live table
     return GOOD
 
 

@@ -21,6 +21,7 @@ from rich.text import Text
 from agent.show import (
     PHASES,
     VERDICTS,
+    AgentView,
     NotAResult,
     ResultView,
     Terminal,
@@ -45,8 +46,25 @@ _STEERING = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]
 Reading = tuple[bytes, float | None] | str | None
 
 
-def watch(readings: Iterator[Reading], *, live: bool, as_json: bool) -> None:
-    """Shows the results among `readings` until they end.
+class _OfRun(msgspec.Struct):
+    agent: AgentView
+
+
+def of_run(readings: Iterator[Reading], run_id: str) -> Iterator[Reading]:
+    """Of the values only the records of this run of an agent, results or events."""
+    for reading in readings:
+        if isinstance(reading, tuple):
+            try:
+                found = msgspec.json.decode(reading[0], type=_OfRun).agent.run_id
+            except (ValueError, RecursionError):
+                continue
+            if found != run_id:
+                continue
+        yield reading
+
+
+def watch(readings: Iterator[Reading], *, live: bool, as_json: bool, count: int | None = None) -> None:
+    """Shows the results among `readings` until they end, or `count` were shown.
 
     A reading is a value of the topic and when it came to Kafka, in seconds since the epoch if that is known; or a
     second in which none came: None, or the trouble with the broker as a text.
@@ -56,14 +74,14 @@ def watch(readings: Iterator[Reading], *, live: bool, as_json: bool) -> None:
     table, or on standard error.
     """
     if as_json:
-        _json_lines(readings)
+        _json_lines(readings, count)
     elif live and not (out := Terminal()).is_dumb_terminal:
-        _live(out, readings)
+        _live(out, readings, count)
     else:
-        _lines(readings)
+        _lines(readings, count)
 
 
-def _json_lines(readings: Iterator[Reading]) -> None:
+def _json_lines(readings: Iterator[Reading], count: int | None) -> None:
     def line(value: bytes) -> str:
         try:
             msgspec.json.decode(value)
@@ -73,10 +91,10 @@ def _json_lines(readings: Iterator[Reading]) -> None:
             value = msgspec.json.format(value, indent=-1)
         return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", value.decode())
 
-    _print_each(readings, line, "JSON")
+    _print_each(readings, line, "JSON", count)
 
 
-def _lines(readings: Iterator[Reading]) -> None:
+def _lines(readings: Iterator[Reading], count: int | None) -> None:
     newest = Newest()
 
     def line(value: bytes) -> str:
@@ -94,15 +112,15 @@ def _lines(readings: Iterator[Reading]) -> None:
         ]
         return printable("  ".join(told).rstrip(), sys.stdout.encoding)
 
-    _print_each(readings, line, "result records")
+    _print_each(readings, line, "result records", count)
     if newest.rows:
         counted = tally(row.result.status for row in newest.rows.values()).plain
         sys.stdout.write(printable(f"at the end: {counted}", sys.stdout.encoding) + "\n")
         sys.stdout.flush()
 
 
-def _print_each(readings: Iterator[Reading], line: Callable[[bytes], str], what: str) -> None:
-    skipped, trouble = 0, False
+def _print_each(readings: Iterator[Reading], line: Callable[[bytes], str], what: str, count: int | None) -> None:
+    shown, skipped, trouble = 0, 0, False
     try:
         for reading in readings:
             if isinstance(reading, str):
@@ -118,6 +136,9 @@ def _print_each(readings: Iterator[Reading], line: Callable[[bytes], str], what:
             try:
                 sys.stdout.write(line(reading[0]) + "\n")
                 sys.stdout.flush()
+                shown += 1
+                if shown == count:
+                    break
             except NotAResult:
                 skipped += 1
                 if skipped == 1:
@@ -127,13 +148,15 @@ def _print_each(readings: Iterator[Reading], line: Callable[[bytes], str], what:
             sys.stderr.write(f"skipped, not being {what}: {skipped}\n")
 
 
-def _live(out: Terminal, readings: Iterator[Reading]) -> None:
-    newest, drawn, trouble = Newest(), time.monotonic(), None
+def _live(out: Terminal, readings: Iterator[Reading], count: int | None) -> None:
+    newest, drawn, trouble, shown = Newest(), time.monotonic(), None, 0
     with Live(newest.picture(out), console=out, auto_refresh=False, vertical_overflow="crop") as live:
         for reading in readings:
             trouble = reading if isinstance(reading, str) else None
             if isinstance(reading, tuple):
-                newest.take(*reading)
+                shown += newest.take(*reading)
+                if shown == count:
+                    break
             if time.monotonic() - drawn >= REDRAW:
                 live.update(newest.picture(out, trouble), refresh=True)
                 drawn = time.monotonic()
@@ -173,12 +196,14 @@ class Newest:
         self.rows: OrderedDict[tuple[str, str], Row] = OrderedDict()
         self.skipped = 0
 
-    def take(self, value: bytes, arrived: float | None = None) -> None:
-        """Takes one value of the topic in, whatever it is."""
+    def take(self, value: bytes, arrived: float | None = None) -> bool:
+        """Takes one value of the topic in, whatever it is. False when it is no result."""
         try:
             self.add(Row(parse(value), arrived, time.monotonic()))
         except NotAResult:
             self.skipped += 1
+            return False
+        return True
 
     def add(self, row: Row) -> None:
         """Takes a result in, unless a newer one is known."""

@@ -107,6 +107,8 @@ def test_version_and_help(cli):
         (("watch", "--since", "soon"), '--since: "soon" is not a duration; write it as'),
         (("watch", "--bootstrap-servers", ""), '--bootstrap-servers: "" is not a broker; write host:port'),
         (("watch", "--bootstrap-servers", "a:1,b:x"), '"b:x" is not a broker; write host:port'),
+        (("watch", "--run", "5F0C"), "--run: '5F0C' is not a run's id; write it as a record has it"),
+        (("watch", "--count", "0"), "--count: '0' is not a number of records; write 1 or more"),
         (("watch", "--config", "not-there.yaml"), "not-there.yaml:1:1: cannot be read: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

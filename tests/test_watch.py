@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agent.show import Terminal
-from agent.watch import ROWS, Newest, watch
+from agent.watch import ROWS, Newest, of_run, watch
 
 CODES = {"silent": "http_timeout_headers", "expired": "tls_cert_expired", "broken": "status_mismatch"}
 GARBAGE = [b"\xff", b"", b"[" * 100_000, b'{"event": "heartbeat", "schema": 1}', b'"text"']
@@ -261,3 +261,26 @@ def test_json_cannot_steer_the_terminal(capsys):
     assert json.loads(out) == hostile
     assert all(each.isprintable() for each in out.rstrip("\n"))
     assert "größer" in out
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["lines", "table"])
+@pytest.mark.parametrize("as_json", [False, True], ids=["", "JSON"])
+def test_it_ends_by_itself(monkeypatch, capsys, live, as_json):
+    """After as many records as were asked for it ends, and reads no further; what was skipped is not one of them."""
+    Screen(monkeypatch)
+    coming = readings(b"\xff", a_record("first"), None, a_record("second"), a_record("third"))
+    watch(coming, live=live, as_json=as_json, count=2)
+    out = capsys.readouterr().out
+    assert "second" in out
+    assert "third" not in out
+    assert b"third" in next(coming)[0]
+
+
+def test_one_run_of_an_agent():
+    """Of a run only its records are left, results and events alike; troubles and silence stay."""
+    run, other = "5f0c2a9177d04e1b", "00000000000000aa"
+    event = json.dumps({"event": "heartbeat", "agent": {"run_id": run}}).encode()
+    quoting = json.dumps({"agent": {"run_id": other}, "record": f'"run_id":"{run}"'}).encode()
+    kept = [(a_record(run=run), 1.0), None, "no word from the broker", (event, None)]
+    left_out = [(value, None) for value in (a_record(run=other), quoting, *GARBAGE, b'{"agent": {}}', b'{"agent": 1}')]
+    assert list(of_run(iter(kept[:2] + left_out + kept[2:]), run)) == kept

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, Producer
 from agent.config.model import Kafka
 from agent.delivery.kafka import DeliveryError, EmbeddedBroker, read
 from tests.delivery.mock_cluster import FETCH, FIND_COORDINATOR, MockCluster
+from tests.end_to_end.running import ROOT, command
 from tests.kafka import consume
 
 TOPIC = "uptime.results"
@@ -179,6 +180,34 @@ def test_a_right_that_is_taken_away_is_an_error(cluster):
         cluster.answer_with(FETCH, *[KafkaError.TOPIC_AUTHORIZATION_FAILED] * 50)
         with pytest.raises(DeliveryError, match=r"topic uptime\.results: .*[Aa]uthorization failed"):
             first(values, 1)
+
+
+RUN, OTHER = "5f0c2a9177d04e1b", "00000000000000aa"
+
+
+def of_run(run, number):
+    return b'{"agent":{"run_id":"%s","seq":%d}}' % (run.encode(), number)
+
+
+def test_watch_in_a_script(cluster):
+    """`watch` with --count ends well when so many came; with --run records of other runs are none of them."""
+    produce(cluster.address, *(of_run(run, number) for number in range(9) for run in (OTHER, RUN)), b"no record")
+    done = command(
+        *("watch", "--bootstrap-servers", cluster.address, "--json", "--since", "1m", "--run", RUN, "--count", "2")
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.encode().splitlines() == [of_run(RUN, 0), of_run(RUN, 1)]
+
+
+@pytest.mark.parametrize(("arguments", "status"), [((), 0), (("--count", "2"), 130)], ids=["", "before enough came"])
+def test_watch_that_is_ended(cluster, arguments, status):
+    """To end it is no error, unless what was waited for had not come."""
+    produce(cluster.address, of_run(RUN, 1))
+    ask = [sys.executable, "-m", "agent", "watch", "--bootstrap-servers", cluster.address, "--json", *arguments]
+    with subprocess.Popen(ask, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == of_run(RUN, 1) + b"\n"
+        process.send_signal(signal.SIGTERM)
+        assert (*process.communicate(timeout=LONG), process.returncode) == (b"", b"", status)
 
 
 EMBEDDED = """
