@@ -217,7 +217,7 @@ class Daemon:
             async with asyncio.timeout(max(end - boottime(), KEEP_SECONDS)):
                 await _in_thread(lambda: keep_run(self._state_directory, run))
         except TimeoutError:
-            log.error("%s: the disk does not answer; the run's last numbers are not kept", self._state_directory)
+            log.warning("%s: the disk does not answer; the run's last numbers are not kept", self._state_directory)
         log.info("stopped")
 
     async def _reload_when_asked(self) -> None:

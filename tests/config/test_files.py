@@ -16,7 +16,7 @@ from .conftest import BASE
 MEASURE = """
 import json, sys, time
 from pathlib import Path
-from agent.config import ConfigError, Files, KeptFiles, load
+from agent.config import ConfigError, load
 began = time.process_time()
 try:
     problems = [f"{len(load(Path(sys.argv[1])).targets)} targets"]
