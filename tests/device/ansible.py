@@ -63,7 +63,7 @@ class ControlNode:
         to = ["ssh", "-F", "none", "-i", str(self._key), *self._options, f"{USER}@{machine.own}"]
         return host(*to, *command)
 
-    def play(self, playbook: Path, variables: Mapping[str, object], *options: str, seconds: float = PLAY) -> Played:
+    def play(self, playbook: Path, variables: Mapping[str, object], *options: str) -> Played:
         """Runs a playbook to its end, whatever that is; `variables` are those of all hosts."""
         hosts = {
             name: {
@@ -94,7 +94,7 @@ class ControlNode:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=seconds,
+            timeout=PLAY * max(machine.patience for machine in self._machines.values()),
         )
         recap = {name: Recap(*map(int, counts)) for name, *counts in COUNTS.findall(done.stdout)}
         return Played(done.returncode, done.stdout, recap)

@@ -22,6 +22,7 @@ COMMAND = 90.0  # seconds that any command on the device may take
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}  # of each suite
 OPT = "/opt/uptime-agent"
 REBOOT = 133  # systemd-nspawn's exit status by which the device asks for it
+NAME = "pi1"
 SHARED = "/srv/shared"
 UNIT = "uptime-agent.service"
 LIBC = ctypes.CDLL(None)
@@ -29,13 +30,14 @@ LIBC = ctypes.CDLL(None)
 
 class Machine:
     """Off at first. `address`: of this host, as the device sees it; `own`: of the device. There is no way from it to
-    anywhere else. It dies with the tests, however they end.
+    anywhere else. `patience`: how many times longer than usual all that it does may take. It dies with the tests,
+    however they end.
     """
 
     def __init__(self, suite: str, folder: Path, architecture: str = HERE) -> None:
         self._root, self._folder = root(suite, architecture), folder
         self.suite, self.architecture = suite, architecture
-        self._patience = 1 if architecture == HERE else EMULATED
+        self.patience = 1 if architecture == HERE else EMULATED
         self._link = f"ve-{secrets.token_hex(4)}"
         first = secrets.randbelow(1 << 14) * 4  # a /30 of 10.231.0.0/16
         self.address, self.own = (f"10.231.{first >> 8}.{(first & 255) + last}" for last in (1, 2))
@@ -43,8 +45,11 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
         self.shared = folder / "shared"  # a folder of this host that the device has as `SHARED`
-        for name in ("upper", "work", "root", "shared"):
-            (folder / name).mkdir()
+        for name in ("upper", "work", "root", "shared", "upper/etc"):
+            (folder / name).mkdir(mode=0o755)
+        (folder / "upper/etc/hosts").write_text(
+            f"127.0.0.1 localhost\n127.0.1.1 {NAME}\n"
+        )  # as Debian's installer does
 
     def switch_on(self) -> None:
         """Boots it, and waits until that is done; its network and its clock are there then."""
@@ -98,7 +103,7 @@ class Machine:
         """`systemctl reboot`, until it is up again: everything is stopped in order."""
         assert self._process is not None
         self.attempt("systemctl", "reboot")
-        status = self._process.wait(COMMAND * self._patience)
+        status = self._process.wait(COMMAND * self.patience)
         assert status == REBOOT, f"the device ended with {status}\n{self._console()}"
         self._gone()
         self.switch_on()
@@ -144,7 +149,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND * self._patience,
+            timeout=COMMAND * self.patience,
         )
 
     def install(self, wheelhouse: Path) -> None:
@@ -203,7 +208,7 @@ class Machine:
         return not self._memory.exists()
 
     def _wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        limit = time.monotonic() + seconds * self._patience
+        limit = time.monotonic() + seconds * self.patience
         while not condition():
             assert time.monotonic() < limit, f"{what}: not after {seconds:.0f} s\n{self._console()}"
             time.sleep(0.1)
