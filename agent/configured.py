@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.config import Config, ConfigError, Files, default_state_directory, load, load_directories
+from agent.config import Config, ConfigError, DiskFiles, default_state_directory, load, load_directories
 from agent.delivery.kafka import refusal
 from agent.device.clock import boottime, stamp
 from agent.last_good import NAME, NoneKept, keep, load_last_good
@@ -39,7 +39,7 @@ class Loaded(NamedTuple):
     """
 
     config: Config
-    files: Files
+    files: DiskFiles
     waiting: tuple[str, ...] = ()
     refused: ConfigError | None = None
     last_good: str = ""
@@ -50,6 +50,8 @@ class Configured:
 
     To be made when there is nothing in force: the last good one takes the place of a bad one. Raises `ConfigError`
     when there is neither; what is wrong is logged. Only `is_edited` and `load` may run in a thread.
+
+    `client_files`: how those stood that Kafka's client reads itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,6 +65,7 @@ class Configured:
     def applied(self, loaded: Loaded) -> None:
         """To be called when it is put in force."""
         self.config, self._last_good = loaded.config, loaded.last_good
+        self.client_files = loaded.files.of_client
         for note in self.config.notes:
             if note not in self._noted:
                 log.warning("%s", note)
@@ -102,7 +105,7 @@ class Configured:
 
     def load(self) -> Loaded:
         """Reads the files anew. Raises `ConfigError`."""
-        files = Files()
+        files = DiskFiles()
         self._footprint = files.footprint
         wanted, now, replace = load(self.path, refusal=refusal, files=files), self.config, msgspec.structs.replace
         config = replace(
@@ -146,7 +149,7 @@ class Configured:
 
 
 def _begun(path: Path) -> Loaded:
-    files = Files()
+    files = DiskFiles()
     try:
         return Loaded(load(path, refusal=refusal, files=files), files)
     except ConfigError as error:

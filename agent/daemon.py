@@ -260,7 +260,8 @@ class Daemon:
         config = loaded.config
         running = {target.id: target for target in self._config.targets if target.enabled}
         probers = self._probers_of(target for target in config.targets if running.get(target.id) != target)
-        changed = config.kafka != self._config.kafka
+        now = self._config.kafka, self._configured.client_files
+        changed = (config.kafka, loaded.files.of_client) != now
         return Prepared(loaded, probers, self._sink_of(config) if changed else None)
 
     def _probers_of(self, targets: Iterable[Target]) -> dict[str, Prober]:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import msgspec
 
-from agent.config import Config, ConfigError, Files, KeptFiles, load
+from agent.config import Config, ConfigError, DiskFiles, KeptFiles, load
 from agent.config.files import read_regular
 from agent.config.model import Kafka
 from agent.device.durable import write_durably
@@ -37,19 +37,19 @@ class _Kept(msgspec.Struct, frozen=True):
     patterns: list[tuple[bytes, bytes, list[bytes]]]
 
 
-def keep(state_directory: Path, path: Path, files: Files) -> None:
+def keep(state_directory: Path, path: Path, files: DiskFiles) -> None:
     """Keeps what the configuration at `path` was read from, unless the very same is kept already.
 
     Raises OSError, and ValueError when it is too large.
     """
     if files.content is None:
         raise ValueError("its files are too large")
-    encode = os.fsencode
+    encode, patterns = os.fsencode, files.footprint.patterns
     body = msgspec.msgpack.encode(
         _Kept(
             encode(path.absolute()),
             [(encode(name), data) for name, data in files.content.items()],
-            [(encode(base), encode(of), list(map(encode, names))) for (base, of), names in files.patterns.items()],
+            [(encode(base), encode(of), list(map(encode, names))) for (base, of), names in patterns.items()],
         )
     )
     data = FORMAT + _checksum(body) + body

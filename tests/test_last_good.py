@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from agent import configured, last_good
-from agent.config import ConfigError, Files, load
+from agent.config import ConfigError, DiskFiles, load
 from agent.config.model import Kafka
 from agent.configured import Configured
 from agent.delivery.kafka import EmbeddedBroker, read, refusal
@@ -57,7 +57,7 @@ targets: [{{url: 'http://127.0.0.1:9/b', tls: {{ca: ca.pem}}}}]
 
     def keep(self):
         """Keeps the configuration as it is now."""
-        files = Files()
+        files = DiskFiles()
         config = load(self.path, files=files)
         keep(self.state, self.path, files)
         return config
@@ -251,7 +251,7 @@ def test_one_of_another_configuration(device, caplog):
     """What was kept for another main file, or says another state directory, is not taken for this one's."""
     other = device.folder / "other.yaml"
     other.write_text(device.path.read_text())
-    files = Files()
+    files = DiskFiles()
     load(other, files=files)
     keep(device.state, other, files)
     assert refused(device, caplog)[0] == f"{device.kept} is of {other}"
@@ -309,10 +309,10 @@ def test_what_is_kept_and_what_is_not(device, monkeypatch, tmp_path):
 CUT = """
 import os, sys
 from pathlib import Path
-from agent.config import Files, load
+from agent.config import DiskFiles, load
 from agent.last_good import keep
 state, path, cut = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-files = Files()
+files = DiskFiles()
 load(path, files=files)
 def die(event, arguments):
     if event == cut and "last-good" in str(arguments[0]):
@@ -408,7 +408,7 @@ def test_a_configuration_that_is_a_link(device, caplog):
 def test_wherever_it_is_started(device, monkeypatch):
     """A relative path is the same configuration in its folder only."""
     monkeypatch.chdir(device.folder)
-    files = Files()
+    files = DiskFiles()
     before = load(Path("config.yaml"), files=files)
     keep(device.state, Path("config.yaml"), files)
     device.write("nonsense: 1")
@@ -438,7 +438,7 @@ def test_commands_look_at_the_files(device):
 def test_more_than_is_kept(device, monkeypatch, caplog):
     """Files that are too large together are measured with, and not kept."""
     monkeypatch.setattr("agent.config.files.MOST_KEPT", 100)
-    files = Files()
+    files = DiskFiles()
     assert len(load(device.path, files=files, refusal=refusal).targets) == 2
     with pytest.raises(ValueError, match="too large"):
         keep(device.state, device.path, files)

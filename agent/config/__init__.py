@@ -1,6 +1,6 @@
 """Configuration: YAML files become immutable, typed data, or every problem at once."""
 
-from agent.config.files import Files, KeptFiles
+from agent.config.files import DiskFiles, KeptFiles
 from agent.config.forms import duration
 from agent.config.load import Directories, default_state_directory, load, load_directories, load_kafka, of_url
 from agent.config.model import Config
@@ -10,7 +10,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Directories",
-    "Files",
+    "DiskFiles",
     "KeptFiles",
     "default_state_directory",
     "duration",

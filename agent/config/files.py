@@ -1,4 +1,4 @@
-"""What a configuration is read from: the files of a disk, each read once, in a way that an edit of any is noticed.
+"""What a configuration is read from: files of the disk, each read once so that an edit of any is noticed, or of memory.
 
 Looked at by path and by turns, not by inotify: an editor, Ansible and git replace files by rename, links are swapped,
 and a file that is missing may come. A look costs a `stat` for each file.
@@ -9,7 +9,7 @@ import glob
 import os
 import stat
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 MOST_KEPT = 32 << 20  # bytes of what was read, twice what the YAML files may have; of more nothing is kept
 
@@ -25,11 +25,14 @@ class Seen(NamedTuple):
 
 
 class Footprint:
-    """The files and patterns of one loading, as they were just before each was read."""
+    """The files and patterns of one loading, as they were just before each was read.
+
+    `patterns`: the names that each matched, sorted and relative to its base, by base and pattern.
+    """
 
     def __init__(self) -> None:
+        self.patterns: dict[tuple[str, str], list[str]] = {}
         self._files: dict[str, Seen | None] = {}
-        self._patterns: dict[tuple[str, str], list[str]] = {}
 
     def look(self, file: str) -> Seen | None:
         """To be called before a file is opened. None for one that is not there, or not for us."""
@@ -38,9 +41,9 @@ class Footprint:
         return self._files[file]
 
     def matched(self, base: str, pattern: str) -> list[str]:
-        """The names that a pattern matches, sorted and relative to `base`."""
+        """The names that a pattern matches."""
         names = sorted(glob.glob(pattern, root_dir=base))
-        self._patterns[base, pattern] = names
+        self.patterns[base, pattern] = names
         return names
 
     def now(self) -> "Footprint":
@@ -48,27 +51,44 @@ class Footprint:
         now = Footprint()
         for file in self._files:
             now.look(file)
-        for base, pattern in self._patterns:
+        for base, pattern in self.patterns:
             now.matched(base, pattern)
         return now
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Footprint) and (self._files, self._patterns) == (other._files, other._patterns)
+        return isinstance(other, Footprint) and (self._files, self.patterns) == (other._files, other.patterns)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
 
-class Files:
-    """The files that one loading reads, from the disk.
+class Files(Protocol):
+    """The files that one loading reads."""
 
-    `content` and `patterns` are what they held, by absolute path, so that the same can be loaded again: all but the
-    credentials of systemd, which are given anew with each start. None when it is more than `MOST_KEPT`.
+    def stat(self, file: Path) -> os.stat_result:
+        """As `os.stat`. Raises OSError."""
+
+    def read(self, file: Path, most: int) -> bytes:
+        """A regular file's first `most` bytes. Raises OSError, with EINVAL or EISDIR for what is no regular file."""
+
+    def matching(self, base: Path, pattern: str) -> list[str]:
+        """The names that a pattern matches, sorted and relative to `base`."""
+
+    def leave(self, file: Path) -> None:
+        """Leaves a file to Kafka's client. To be called before that opens it."""
+
+
+class DiskFiles:
+    """The files of the disk, as they are when the loading comes to them.
+
+    `content`: what they held, by absolute path, so that the same can be loaded again: all but the credentials of
+    systemd, which are given anew with each start. None when it is more than `MOST_KEPT`. `of_client`: how those stood
+    that Kafka's client reads, by absolute path: an edit of them is noticed, and their content is not kept.
     """
 
     def __init__(self) -> None:
         self.footprint = Footprint()
         self.content: dict[str, bytes] | None = {}
-        self.patterns: dict[tuple[str, str], list[str]] = {}
+        self.of_client: dict[str, Seen | None] = {}
         self._left = MOST_KEPT
 
     def stat(self, file: Path) -> os.stat_result:
@@ -77,7 +97,7 @@ class Files:
         return os.stat(file)
 
     def read(self, file: Path, most: int) -> bytes:
-        """A regular file's first `most` bytes. Raises OSError, with EINVAL or EISDIR for what is no regular file."""
+        """A file's content; the same when it is read again. Raises OSError."""
         name = _absolute(file)
         if self.content is not None and name in self.content:
             return self.content[name]
@@ -92,23 +112,21 @@ class Files:
         return data
 
     def matching(self, base: Path, pattern: str) -> list[str]:
-        """The names that a pattern matches, sorted and relative to `base`."""
-        key = _absolute(base), pattern
-        self.patterns[key] = self.footprint.matched(*key)
-        return self.patterns[key]
+        """What the pattern matches now."""
+        return self.footprint.matched(_absolute(base), pattern)
 
-    def look(self, file: Path) -> Seen | None:
-        """How a file stands that somebody else will read: an edit of it is noticed, and its content is not kept."""
-        return self.footprint.look(_absolute(file))
+    def leave(self, file: Path) -> None:
+        """Notes in `of_client` how the file stands."""
+        name = _absolute(file)
+        self.of_client[name] = self.footprint.look(name)
 
 
-class KeptFiles(Files):
-    """The files of an earlier loading, from memory: `content` and `patterns` as `Files` had them then."""
+class KeptFiles:
+    """The files of an earlier loading, from memory: `content` and `patterns` as they were then, by absolute path."""
 
     def __init__(self, content: dict[str, bytes], patterns: dict[tuple[str, str], list[str]]) -> None:
-        super().__init__()
-        self._kept = {name: (inode, data) for inode, (name, data) in enumerate(content.items(), 1)}
-        self._matched = patterns
+        self._content = {name: (inode, data) for inode, (name, data) in enumerate(content.items(), 1)}
+        self._patterns = patterns
 
     def stat(self, file: Path) -> os.stat_result:
         """A regular file that nobody else may read. Raises FileNotFoundError."""
@@ -117,15 +135,18 @@ class KeptFiles(Files):
 
     def read(self, file: Path, most: int) -> bytes:
         """What was kept of a file; a credential as it is now. Raises OSError."""
-        return super().read(file, most) if _is_credential(_absolute(file)) else self._of(file)[1][:most]
+        return read_regular(file, most) if _is_credential(_absolute(file)) else self._of(file)[1][:most]
 
     def matching(self, base: Path, pattern: str) -> list[str]:
         """What the pattern matched."""
-        return self._matched.get((_absolute(base), pattern), [])
+        return self._patterns.get((_absolute(base), pattern), [])
+
+    def leave(self, file: Path) -> None:
+        """Nothing: the client reads the disk."""
 
     def _of(self, file: Path) -> tuple[int, bytes]:
         try:
-            return self._kept[_absolute(file)]
+            return self._content[_absolute(file)]
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "Is not among what was kept", str(file)) from None
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
-from agent.config.files import Files
+from agent.config.files import DiskFiles, Files
 from agent.config.kafka_properties import is_read_by_client
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location, Spool
@@ -101,7 +101,7 @@ def of_url(url: str) -> Config:
         raise ValueError("the URL has a character that cannot be printed, which no URL has; correct it")
     problems = Problems()
     place = parse("URL", json.dumps(url, ensure_ascii=False).encode(), problems)
-    targets = Targets(Reader(problems, Sources(Path(), Files())))
+    targets = Targets(Reader(problems, Sources(Path(), DiskFiles())))
     if place is not None:
         targets.take(place)
     try:
@@ -114,7 +114,7 @@ def of_url(url: str) -> Config:
 class _Loading:
     def __init__(self, path: Path, base: Path, files: Files | None = None, *, open_secrets: bool = True) -> None:
         self._path, self._base = path, base
-        self._problems, self._files = Problems(), files or Files()
+        self._problems, self._files = Problems(), files or DiskFiles()
         self._reader = Reader(self._problems, Sources(base, self._files, open_secrets=open_secrets))
         self._targets = Targets(self._reader)
         self._digest = hashlib.blake2b(digest_size=6)
@@ -203,9 +203,9 @@ class _Loading:
         for name, mend in REQUIRED.items():
             if name not in fields and name not in meant:
                 self._problems.note(root.mark, name, f"is missing; write {mend}")
-        if kafka := fields.get("kafka"):
-            named = (value for name, value in (kafka.get("properties") or {}).items() if is_read_by_client(name))
-            kafka["client_files"] = tuple(self._files.look(Path(value)) for value in named)
+        for name, value in ((fields.get("kafka") or {}).get("properties") or {}).items():
+            if is_read_by_client(name):
+                self._files.leave(Path(value))
         return fields
 
     def _agent(self, root: Place, entry: Entry | None) -> dict[str, Any]:

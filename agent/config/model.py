@@ -81,10 +81,7 @@ class Location(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Kafka(msgspec.Struct, frozen=True):
-    """Where records go. `properties` are librdkafka's, those the agent owns excluded; values may be `Secret`.
-
-    `client_files`: how the files stood that librdkafka reads itself, so that one that was edited is a difference.
-    """
+    """Where records go. `properties` are librdkafka's, those the agent owns excluded; values may be `Secret`."""
 
     bootstrap_servers: Annotated[
         tuple[str, ...],
@@ -105,7 +102,6 @@ class Kafka(msgspec.Struct, frozen=True):
             description="librdkafka producer properties, save those that the agent owns.", extra={"form": "properties"}
         ),
     ] = {}
-    client_files: tuple[object, ...] = ()
 
 
 class Spool(msgspec.Struct, frozen=True):

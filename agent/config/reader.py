@@ -45,7 +45,7 @@ _SCALARS: dict[type, Callable[[str], Any]] = {
     float: forms.number,
     str: str,
 }
-NOT_WRITTEN = {"shown_url", "client_files", "digest", "notes"}  # fields of the model that are made, not read
+NOT_WRITTEN = {"shown_url", "digest", "notes"}  # fields of the model that are made, not read
 
 T = TypeVar("T", bound=msgspec.Struct)
 

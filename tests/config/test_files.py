@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import ConfigError, Files, KeptFiles, load
+from agent.config import ConfigError, DiskFiles, KeptFiles, load
 from agent.config.document import LARGEST
 
 from .conftest import BASE
@@ -306,21 +306,21 @@ def test_from_what_was_read(load_text, tmp_path, authority):
     for name, text in (("b", "- http://b/\n"), ("a", "- {url: http://a/, body: {file: body}}\n"), ("none", "")):
         (tmp_path / "t.d" / f"{name}.yaml").write_text(text)
     (tmp_path / "body").write_text("text\n")
-    files = Files()
+    files = DiskFiles()
     text = "include: [t.d/*.yaml, ./t.d/../t.d/none.yaml, no/*.yaml]\ntargets: [{url: https://c/, tls: {ca: ca.pem}}]\n"
     config = load_text(text, files=files)
     for name in ("config.yaml", "ca.pem", "body", "t.d/a.yaml", "t.d/b.yaml"):
         (tmp_path / name).unlink()
     (tmp_path / "t.d" / "new.yaml").write_text("- http://new/")
     assert files.content is not None
-    assert load(Path("config.yaml"), files=KeptFiles(files.content, files.patterns)) == config
+    assert load(Path("config.yaml"), files=KeptFiles(files.content, files.footprint.patterns)) == config
     assert [target.id for target in config.targets] == ["https://c/", "http://a/", "http://b/"]
 
 
 def test_what_was_not_read_is_not_there(load_text, tmp_path):
     """From memory nothing else is read, whatever the disk has."""
     (tmp_path / "secret").write_text("x")
-    files = Files()
+    files = DiskFiles()
     load_text("targets: [{url: http://a/, body: {file: secret}}]\n", files=files)
     assert files.content is not None
     del files.content[str(tmp_path / "secret")]
@@ -330,15 +330,15 @@ def test_what_was_not_read_is_not_there(load_text, tmp_path):
 
 @pytest.mark.parametrize("name", ["ssl.ca.location", "ssl.key.location", "sasl.kerberos.keytab"])
 def test_a_file_of_kafkas_client(name, load_text, tmp_path):
-    """One that Kafka's client reads itself is looked at: an edit of it is an edit, and makes another configuration."""
+    """One that Kafka's client reads itself is looked at: an edit of it is an edit, and not of the configuration."""
     text = BASE.replace("[broker:9092]", f"[broker:9092], properties: {{{name}: client.pem}}") + "#location:\n"
-    files = Files()
-    without = load_text(text, files=files)
-    assert files.footprint.now() == files.footprint
-    (tmp_path / "client.pem").write_text("x")
-    assert files.footprint.now() != files.footprint
-    with_it = load_text(text)
-    assert with_it.kafka != without.kafka
-    assert load_text(text).kafka == with_it.kafka
-    (tmp_path / "client.pem").write_text("xy")
-    assert load_text(text).kafka != with_it.kafka
+    files = DiskFiles()
+    before = load_text(text, files=files)
+    for content in ("x", "xy"):
+        assert files.footprint.now() == files.footprint
+        (tmp_path / "client.pem").write_text(content)
+        assert files.footprint.now() != files.footprint
+        edited, again = DiskFiles(), DiskFiles()
+        assert load_text(text, files=edited) == load_text(text, files=again) == before
+        assert edited.of_client == again.of_client != files.of_client
+        files = again
