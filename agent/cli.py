@@ -374,14 +374,14 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from agent.config import ConfigError, default_state_directory, load_directories
+    from agent.config import ConfigError, default_state_directory, load_state_directory
     from agent.overview import show
     from agent.status import SOCKET, ask
 
     places = [Path("/run/uptime-agent", SOCKET)]  # where the unit has it (RuntimeDirectory=)
     told: list[str] = []
     try:
-        places.insert(0, load_directories(options.config).state / SOCKET)
+        places.insert(0, load_state_directory(options.config) / SOCKET)
     except ConfigError as error:  # it may not be ours to read, or be half edited
         told += [str(problem) for problem in error.problems]
         places.insert(0, Path(default_state_directory(), SOCKET))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.config import Config, ConfigError, DiskFiles, default_state_directory, load, load_directories
+from agent.config import Config, ConfigError, DiskFiles, default_state_directory, load, load_state_directory
 from agent.delivery.kafka import refusal
 from agent.device.clock import boottime, stamp
 from agent.last_good import NAME, NoneKept, keep, load_last_good
@@ -157,7 +157,7 @@ def _begun(path: Path) -> Loaded:
     for problem in _told(path, refused.problems, refused.count):
         log.error("%s", problem)  # so that the journal knows them for what they are
     try:
-        state_directory = load_directories(path).state
+        state_directory = load_state_directory(path)
     except ConfigError:
         state_directory = Path(default_state_directory())
     try:

@@ -112,7 +112,7 @@ def test_a_mistake_at_the_start(device, monkeypatch, mistake):
 
 
 def test_no_yaml_at_the_start(device):
-    """A state directory of one's own is found in what stands before the mistake."""
+    """A state directory of one's own is found wherever the mistake is, though it be in the spool's section."""
     before = device.keep()
     good = device.path.read_text()
     for bad in (
@@ -122,6 +122,10 @@ def test_no_yaml_at_the_start(device):
         good + "x: [\n  1\n",
         good + "  x: 1\n",
         good + "\xff: [",
+        "\tx: 1\n" + good,
+        "x: [\n" + good,
+        good + "spool:\n  max_size: 1GiB\n directory: x\n",
+        good + "spool: {max_size: much}\n",
     ):
         device.path.write_text(bad, encoding="latin-1")
         assert device.begin().digest == before.digest

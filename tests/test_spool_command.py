@@ -119,6 +119,38 @@ def test_the_spool_of_the_configuration(spool, tmp_path, more, where):
         assert (code, err, len(out.splitlines())) == (0, "", 1203)
 
 
+def test_a_directory_of_the_environment(spool, tmp_path):
+    """It is taken from there; without it, nothing is said of a spool that nobody knows."""
+    config = configuration(tmp_path, "state_directory: {env: STATE}")
+    with a_spool(tmp_path / "spool"):
+        assert spool("status", "--config", config, STATE=str(tmp_path))[1].startswith(
+            f"{tmp_path}/spool: 1,203 records"
+        )
+        code, out, err = spool("status", "--config", config)
+    assert (code, out) == (2, "")
+    assert "state_directory: the environment has no variable" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("x: [\nspool:\n  directory: {}/s\n", True),
+        ("x: [\nstate_directory: {}\nspool: {{directory: s\n", False),
+        ("x: [\n", False),
+    ],
+)
+def test_a_configuration_that_is_no_yaml(spool, tmp_path, more, found):
+    """What its section says is found for all that; when it cannot be read, that is told and no other spool is shown."""
+    config = configuration(tmp_path, more.format(tmp_path))
+    with a_spool(tmp_path / "s"):
+        code, out, err = spool("status", "--config", config, STATE_DIRECTORY=str(tmp_path))
+    if found:
+        assert (code, err, out.startswith(f"{tmp_path}/s: 1,203 records")) == (0, "", True)
+    else:
+        assert (code, out) == (2, "")
+        assert "is not valid YAML" in err
+
+
 def test_a_mistake_elsewhere_in_the_configuration_is_no_hindrance(spool, tmp_path):
     """What waits can be looked at while an edit is being mended."""
     config = configuration(tmp_path, "spool: {directory: " + str(tmp_path / "s") + "}\nnonsense: 1\n")

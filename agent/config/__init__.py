@@ -2,7 +2,15 @@
 
 from agent.config.files import DiskFiles, KeptFiles
 from agent.config.forms import duration
-from agent.config.load import Directories, default_state_directory, load, load_directories, load_kafka, of_url
+from agent.config.load import (
+    Directories,
+    default_state_directory,
+    load,
+    load_directories,
+    load_kafka,
+    load_state_directory,
+    of_url,
+)
 from agent.config.model import Config
 from agent.config.problems import ConfigError
 
@@ -17,5 +25,6 @@ __all__ = [
     "load",
     "load_directories",
     "load_kafka",
+    "load_state_directory",
     "of_url",
 ]

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
-from agent.config.files import DiskFiles, Files
+from agent.config.files import DiskFiles, Files, KeptFiles, read_regular
 from agent.config.kafka_properties import is_read_by_client
 from agent.config.masking import Mask
 from agent.config.model import Agent, Config, Kafka, Location, Spool
@@ -77,10 +77,39 @@ class Directories(NamedTuple):
 def load_directories(path: Path) -> Directories:
     """The directories of an agent of the configuration at `path`, whatever else is wrong with it.
 
-    When it is no YAML, by the sections before the one with the mistake. Raises `ConfigError` when it cannot be read, or
-    these keys of it are no good.
+    Raises `ConfigError` when it cannot be read, these keys of it are no good, or it is no YAML and has neither.
     """
-    return _Loading(path, path.parent, open_secrets=False).directories()
+    found = _load_alone(path, "state_directory", "spool")
+    return Directories.of(found.get("state_directory", default_state_directory()), build(Spool, found.get("spool", {})))
+
+
+def load_state_directory(path: Path) -> Path:
+    """The same for the state directory, whatever is wrong with the spool's."""
+    return Path(_load_alone(path, "state_directory").get("state_directory", default_state_directory()))
+
+
+def _load_alone(path: Path, *names: str) -> dict[str, Any]:
+    """These sections, as far as they are written. Raises `ConfigError`.
+
+    A last good configuration is found by them when the file is no YAML, and what waits in the spool: they are then read
+    as if all other lines were empty.
+    """
+    try:
+        return _Loading(path, path.parent).alone(names)
+    except ConfigError:
+        with suppress(OSError, ConfigError):
+            return _Loading(path, path.parent, _alone(path, names)).alone(names)
+        raise
+
+
+def _alone(path: Path, names: Sequence[str]) -> Files:
+    """The lines of these sections, each at its place. Raises OSError."""
+    lines, wanted = [], False
+    for line in read_regular(path, LARGEST).splitlines(keepends=True):
+        if line[:1] not in b" \t-#]}\r\n":  # a section begins
+            wanted = line.startswith(tuple(f"{name}:".encode() for name in names))
+        lines.append(line if wanted else b"\n")
+    return KeptFiles({str(path.absolute()): b"".join(lines)}, {})
 
 
 @contextmanager
@@ -147,18 +176,12 @@ class _Loading:
         self._problems.raise_any()
         return build(Kafka, block["kafka"])
 
-    def directories(self) -> Directories:
-        try:
-            root = self._root()
-        except ConfigError as error:
-            root = self._before(error)
-        written = self._written(root, Problems())
-        known = {name: rules(Config)[name] for name in ("state_directory", "spool")}
+    def alone(self, names: Sequence[str]) -> dict[str, Any]:
+        written = self._written(self._root(), Problems())
+        known = {name: rules(Config)[name] for name in names}
         found = self._reader.known_fields([written[name] for name in known if name in written], known)
         self._problems.raise_any()
-        return Directories.of(
-            found.get("state_directory") or default_state_directory(), build(Spool, found.get("spool", {}))
-        )
+        return found
 
     def _root(self) -> Place:
         """Raises `ConfigError` when nothing is written there."""
@@ -168,18 +191,6 @@ class _Loading:
             self._problems.note_if_none(Mark(str(self._path)), f"is empty; {mend}")
             raise self._problems.error()
         return root
-
-    def _before(self, error: ConfigError) -> Place:
-        """The sections before the one with the mistake. Raises `error` when there are none."""
-        with suppress(OSError):
-            lines = self._files.read(self._path, LARGEST).splitlines(keepends=True)[: error.problems[0].line]
-            while lines and lines.pop()[:1] in b" \t-#]}\r\n":
-                pass  # it stands within a section
-            self._problems = Problems()
-            root = parse(str(self._path), b"".join(lines), self._problems)
-            if root is not None and not root.empty:
-                return root
-        raise error
 
     @staticmethod
     def _written(root: Place, problems: Problems) -> dict[str, Entry]:
