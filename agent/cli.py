@@ -289,7 +289,7 @@ def _validate(options: argparse.Namespace) -> int:
     try:
         config = load(options.file, base_directory=options.base_directory, secrets=options.secrets, refusal=refusal)
     except ConfigError as error:
-        return _complain(error.problems)
+        return _complain([error])
     for note in config.notes:
         print(f"note: {note}", file=sys.stderr)
     if options.print_effective:
@@ -314,7 +314,7 @@ def _probe(options: argparse.Namespace) -> int:
     try:
         config = choose(path, options.target)
     except ConfigError as error:
-        return _complain(error.problems, USAGE)
+        return _complain([error], USAGE)
     except ValueError as error:
         return _complain([error], USAGE)
     if not config.targets:
@@ -355,7 +355,7 @@ def _watch(options: argparse.Namespace) -> int:
     try:
         kafka = Kafka(()) if path is None else load_kafka(path)
     except ConfigError as error:
-        return _complain(error.problems, USAGE)
+        return _complain([error], USAGE)
     if servers is not None:
         kafka = msgspec.structs.replace(kafka, bootstrap_servers=servers)
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -383,7 +383,7 @@ def _status(options: argparse.Namespace) -> int:
     try:
         places.insert(0, load_state_directory(options.config) / SOCKET)
     except ConfigError as error:  # it may not be ours to read, or be half edited
-        told += [str(problem) for problem in error.problems]
+        told.append(str(error))
         places.insert(0, Path(default_state_directory(), SOCKET))
     for path in places:
         try:
@@ -456,7 +456,7 @@ def _spool_directory(options: argparse.Namespace) -> Path | None:
     try:
         return load_directories(options.config).spool
     except ConfigError as error:
-        _complain([*error.problems, "or name the spool's directory, as /var/lib/uptime-agent/spool"])
+        _complain([error, "or name the spool's directory, as /var/lib/uptime-agent/spool"])
         return None
 
 

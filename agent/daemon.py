@@ -158,7 +158,7 @@ class Daemon:
         await self._spool.open()
         self._tell(Started, previous=self._previous)
         if self._configured.problems:
-            self._tell(ConfigRejected, problems=self._configured.problems)
+            self._tell_refused()
         self._put_in_force(self._probers_of(self._config.targets))
         self._systemd.ready()
         parts = [
@@ -248,7 +248,8 @@ class Daemon:
         except DeliveryError as error:
             self._reject([f"{self._configured.path}: kafka: {error}"], 1, asked=asked)
         except Exception as error:
-            self._reject([f"{self._configured.path}: cannot be taken in: {type(error).__name__}"], 1, asked=asked)
+            why = getattr(error, "strerror", None) or type(error).__name__  # another text may have a secret in it
+            self._reject([f"{self._configured.path}: cannot be taken in: {why}"], 1, asked=asked)
             raise
         finally:
             self._systemd.ready()
@@ -296,7 +297,10 @@ class Daemon:
 
     def _reject(self, problems: Sequence[object], count: int, *, asked: bool) -> None:
         if self._configured.refuse(problems, count, asked=asked):
-            self._tell(ConfigRejected, problems=self._configured.problems)
+            self._tell_refused()
+
+    def _tell_refused(self) -> None:
+        self._tell(ConfigRejected, problems=self._configured.problems, count=self._configured.problem_count)
 
     def _apply(self, prepared: Prepared) -> None:
         """Puts in force what was prepared; nothing here can fail."""
@@ -304,7 +308,7 @@ class Daemon:
         if sink is not None:
             self._forwarder.replace(sink, loaded.config.kafka.tick)
         self._results.settle()  # what was measured under the configuration before is recorded as that
-        self._configured.applied(loaded)
+        self._configured.apply(loaded)
         self._put_in_force(probers)
 
     def _put_in_force(self, probers: Mapping[str, Prober]) -> None:

@@ -82,7 +82,7 @@ def load_last_good(state_directory: Path, path: Path, refusal: Callable[[Kafka],
     try:
         config = load(path, refusal=refusal, files=KeptFiles(content, patterns))
     except ConfigError as error:
-        lines = (f"as it was then: {problem}" for problem in error.problems)
+        lines = (f"as it was then: {problem}" for problem in str(error).splitlines())
         none("\n".join([f"{file}, of {date}, is not good any more", *lines]))
     if Path(config.state_directory) != state_directory:
         none(f"{file}, of {date}, is for the state_directory {config.state_directory}")

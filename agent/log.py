@@ -6,6 +6,7 @@ level `debug` nothing is left out.
 
 What a caller may add by `extra=`: `trouble`, the name of one that may go on: it is said at once, and while it is heard
 of once a minute. `over`, its name when it ended, so that it is said at once when it comes again: both are one kind.
+`kind`, for lines of one place that are each of a kind of their own, such as the problems of a configuration.
 `secrets_of`, configured data such as a target, whose secrets are masked.
 """
 
@@ -37,7 +38,7 @@ class _Formatter(logging.Formatter):
         """Each line gets the priority, or the journal would take a traceback's lines for plain news."""
         text = super().format(record)
         if (configured := getattr(record, "secrets_of", None)) is not None:
-            from agent.config.masking import Mask
+            from agent.config.masking import Mask  # with all of `agent.config`, for which `--help` need not wait
 
             text = Mask(configured).text(text)
         prefix = f"<{_PRIORITY.get(record.levelno, 6)}>" if self._priorities else ""
@@ -174,11 +175,9 @@ class _SparingHandler(logging.StreamHandler[TextIO]):
 
 
 def _key(record: logging.LogRecord) -> object:
-    for name in ("trouble", "over"):
+    for name in ("trouble", "over", "kind"):
         if hasattr(record, name):
             return record.name, getattr(record, name)
-    if record.msg == "%s":  # a text of its own, as is each problem of a configuration: no more of what was said before
-        return record.getMessage()
     return record.pathname, record.lineno
 
 

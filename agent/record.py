@@ -141,9 +141,10 @@ class ConfigApplied(Event, kw_only=True, tag="config_applied"):
 
 
 class ConfigRejected(Event, kw_only=True, tag="config_rejected"):
-    """A configuration was refused and changed nothing; `problems` are the lines that `validate` prints."""
+    """A configuration was refused and changed nothing; `problems`: the first of `count`, as `validate` tells them."""
 
     problems: tuple[str, ...]
+    count: int
 
 
 class GapEvent(Event, kw_only=True, tag="gap"):

@@ -60,8 +60,8 @@ class SpoolNow(msgspec.Struct):
 class ConfigNow(msgspec.Struct):
     """What is in force; `problems` of the files as they are now, the first of `problem_count`.
 
-    `last_good`: since when it was kept, when the files were no good at the start; else empty. `waiting`: the keys whose
-    change waits for a restart.
+    `last_good_at`: when it was kept, if it is the last good one, as the files were no good at the start. `waiting`: the
+    keys whose change waits for a restart.
     """
 
     file: str
@@ -69,7 +69,7 @@ class ConfigNow(msgspec.Struct):
     applied_at: str
     problems: tuple[str, ...] = ()
     problem_count: int = 0
-    last_good: str = ""
+    last_good_at: str | None = None
     waiting: tuple[str, ...] = ()
 
     def why(self) -> str:
@@ -78,8 +78,8 @@ class ConfigNow(msgspec.Struct):
             return ""
         more = self.problem_count - 1
         first = self.problems[0] + (f", and {more} more problem{'s' * (more != 1)}" if more > 0 else "")
-        if self.last_good:
-            return f"on the last good configuration, of {self.last_good}, as the files were refused: {first}"
+        if self.last_good_at is not None:
+            return f"on the last good configuration, of {self.last_good_at}, as the files were refused: {first}"
         return f"an edit was refused: {first}"
 
 

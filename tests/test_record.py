@@ -192,7 +192,7 @@ def test_numbers_have_no_holes():
     recorder = a_recorder()
     results = [recorder.measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK) for _ in range(3)]
     results.append(recorder.missed(Missed(TARGET, AProber(), 0.0, 0.0, 1, ""), CLOCK))
-    events = [recorder.event(ConfigRejected, problems=()) for _ in range(2)]
+    events = [recorder.event(ConfigRejected, problems=("x",), count=1) for _ in range(2)]
     assert [record.seq for record in results] == [1, 2, 3, 4]
     assert [record.id for record in events] == [f"ist-1-pi/5f0c2a9177d04e1b/0/e{n}" for n in (1, 2)]
     assert recorder.last_seqs() == (LastSeq(0, "uptime.results", 4), LastSeq(0, "uptime.events", 2))
@@ -211,7 +211,7 @@ def test_numbers_have_no_holes():
         (BrokerLost, {}),
         (BrokerBack, {"lost_s": 12.5}),
         (ClockSet, {"step_ms": -3600000.0}),
-        (ConfigRejected, {"problems": ("config.yaml:1:1: x",)}),
+        (ConfigRejected, {"problems": ("config.yaml:1:1: x",), "count": 1}),
         (
             Heartbeat,
             {

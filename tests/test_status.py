@@ -117,7 +117,8 @@ async def test_how_much_is_wrong_with_an_edit(device, mistakes, told):
     (why,) = [why for why in said.why if "an edit was refused" in why]
     assert "nonsense_0: unknown key" in why
     assert why.endswith(told) if told else "more" not in why
-    assert len(said.config.problems) <= 51
+    assert len(said.config.problems) == min(mistakes, 50)
+    assert said.config.problem_count == mistakes
 
 
 async def test_what_waits_for_a_restart(device, caplog):

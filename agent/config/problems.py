@@ -1,11 +1,12 @@
 """What is wrong with a configuration: every problem of one run, where it stands and how to mend it."""
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from agent.config.model import Secret
 
-MOST_PROBLEMS = 1_000  # kept; the last line says how many more there are
+MOST_PROBLEMS = 1_000  # kept; the others are counted
 
 
 class Mark(NamedTuple):
@@ -31,11 +32,17 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """A configuration that is no good; `problems` are what was found, by file and line, `count` of them in all."""
+    """A configuration that is no good; `problems` are what was found, by file and line, the first of `count`."""
 
     def __init__(self, problems: tuple[Problem, ...], count: int) -> None:
-        super().__init__("\n".join(map(str, problems)))
+        super().__init__("\n".join(told(problems, count)))
         self.problems, self.count = problems, count
+
+
+def told(problems: Sequence[object], count: int) -> list[str]:
+    """Lines for people: `problems`, and how many more there are when they are the first of `count`."""
+    more = count - len(problems)
+    return [*map(str, problems), *([f"and {more} more problem{'s' * (more != 1)}"] if more else [])]
 
 
 class Rejected(Exception):
@@ -71,10 +78,7 @@ class Problems:
 
     def error(self) -> ConfigError:
         """All of them, by file and place."""
-        problems = sorted(self._kept)
-        if self._more:
-            problems.append(problems[-1]._replace(key="", message=f"and {self._more} more problems; mend these first"))
-        return ConfigError(tuple(problems), len(self._kept) + self._more)
+        return ConfigError(tuple(sorted(self._kept)), len(self._kept) + self._more)
 
     def raise_any(self) -> None:
         """Raises `ConfigError` if there was any."""

@@ -44,4 +44,4 @@ def test_problems_beyond_a_thousand_are_counted(problems_of):
     lines = problems_of("targets:\n" + "- {url: https://a.example/, x: 1}\n" * 600)
     assert len(lines) == 1_001
     assert lines[0].startswith("config.yaml:5:29: targets[0].x: unknown key; ")
-    assert lines[-1].endswith("and 199 more problems; mend these first")
+    assert lines[-1] == "and 199 more problems"
