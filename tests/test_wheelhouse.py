@@ -119,7 +119,7 @@ def test_old_ones_go(checkout):
     (kind / "cut-short.half").mkdir()
     checkout.change()
     new, _ = checkout.wheelhouse()
-    left = {each.name for each in kind.iterdir()}
+    left = {each.name for each in kind.iterdir() if not each.is_symlink()}
     assert len(left) == 5
     assert left > {new.name, now.name}
     assert "old-6" not in left
@@ -137,7 +137,7 @@ def test_interrupted(checkout):
         output, errors = process.communicate()  # until everybody has closed its end
     assert (process.returncode, output) == (143, "")
     assert errors.splitlines()[-1] == "wheelhouse: interrupted"
-    assert not list(before.parent.glob("*.half"))
+    assert not [name for name in os.listdir(before.parent) if name.endswith(".half")]
 
 
 @pytest.mark.parametrize(

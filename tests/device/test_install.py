@@ -1,5 +1,6 @@
 """./scripts/install on a device without the Internet, as its operator sees it."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from agent.device.clock import boottime
 from tests.device.conftest import booted
 from tests.device.device import CONFIG, STATE, Device
 from tests.device.machine import CHECKOUT, OPT, PYTHON, UNIT, wheelhouse
-from tests.end_to_end.running import LONG
+from tests.end_to_end.running import LONG, wait_for
 
 WHEELS = "/root/wheels"  # on the device
+CREDENTIALS = "/etc/uptime-agent/credentials"
 PARTS = ("agent", "systemd", "scripts", "pyproject.toml", "LICENSE", "README.md")
 
 
@@ -72,6 +74,18 @@ class Operator:
         assert done.returncode == status, done.stdout + done.stderr
         print(done.stdout + done.stderr)  # noqa: T201  (shown with a failure)
         return done.stdout + done.stderr
+
+    def prepare(self, name):
+        """As far as an upgrade comes that is interrupted before its restart."""
+        _, wheels = self.command(name)[1:]
+        made = f"{OPT}/{Path(wheels).name}"
+        self.machine.run("python3", "-m", "venv", "--without-pip", made)
+        pip = self.machine.run("sh", "-c", f"echo {wheels}/pip-*.whl").strip() + "/pip"
+        install = ["install", "-q", "--no-index", "--find-links", wheels, "uptime-agent"]
+        self.machine.run(f"{made}/bin/python", pip, *install)
+        self.machine.run("touch", f"{made}/complete")
+        self.machine.run("ln", "-sfn", self.current(), f"{OPT}/previous")
+        self.machine.run("ln", "-sfn", Path(wheels).name, f"{OPT}/current")
 
     def current(self):
         return self.machine.run("readlink", f"{OPT}/current").strip()
@@ -138,20 +152,19 @@ def test_a_fresh_device(suite, releases, kafka, plain, tmp_path):
 
 
 def test_upgrade_and_back(operator, installed):
-    """An upgrade restarts the agent once, and so does a rollback; no record is lost, and two releases are kept."""
+    """An upgrade restarts the agent once, so does a rollback, which leaves no way further back; no record is lost."""
     one, two = operator.release("one"), operator.release("two")
     operator.install("two")
-    assert operator.current() == two
+    assert (operator.current(), operator.there()) == (two, {one, two})
     assert operator.machine.run("/usr/local/bin/uptime-agent", "--version") == "uptime-agent 0.2.0\n"
     installed.live_again(boottime(), within=LONG)
     assert "went back to" in operator.does("/root/install", "--rollback")
     assert operator.current() == one
     installed.live_again(boottime(), within=LONG)
-    operator.does("/root/install", "--rollback")
-    assert operator.current() == two
-    assert operator.there() == {one, two}
+    assert "no release before" in operator.does("/root/install", "--rollback", status=1)
+    assert (operator.current(), operator.there()) == (one, {one})
     account = settled(installed)
-    assert (account.dropped, account.repeats, account.lost_at_ends, len(account.runs)) == (0, 0, 0, 4)
+    assert (account.dropped, account.repeats, account.lost_at_ends, len(account.runs)) == (0, 0, 0, 3)
 
 
 def test_a_bad_configuration(operator, installed):
@@ -162,7 +175,7 @@ def test_a_bad_configuration(operator, installed):
     said = operator.install("two", status=1)
     assert f"{CONFIG}:" in said
     assert "soon" in said
-    assert said.endswith(f"{CONFIG} is not good for {operator.release('two')}; nothing that runs was changed\n")
+    assert said.endswith(f"not good for {operator.release('two')}; nothing that runs was changed\n")
     assert (operator.current(), installed.pid) == (one, pid)
     installed.edit(good)
     operator.install("two")
@@ -184,13 +197,85 @@ def test_secrets_of_the_unit(operator, installed):
     assert installed.pid
 
 
+def bring(operator, name, text, **credentials):
+    """What --configuration brings to a device, as its option."""
+    folder = operator.machine.path("/root/brought")
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "credentials").mkdir(parents=True)
+    (folder / "config.yaml").write_text(text)
+    for credential, value in credentials.items():
+        (folder / "credentials" / credential).write_text(value)
+    return [*operator.command(name), "--configuration", "/root/brought"]
+
+
+def with_token(installed, token):
+    headers = f"{{X-Token: {{credential: {token}}}}}"
+    url = f"http://{installed.machine.address}:{installed.site.port}/secret"
+    target = f"  - {{id: secret, url: '{url}', headers: {headers}}}\n"
+    return installed.read().split("  - {id: secret")[0] + target
+
+
+def test_a_configuration_that_is_brought(operator, installed):
+    """It comes into force with its secrets, which only root can read; a new secret needs a restart, other news none; a
+    second time nothing is changed, and what was brought is left as it was.
+    """
+    machine, text = operator.machine, with_token(installed, "token")
+    operator.does(*bring(operator, "one", text, token="first"))
+    wait_for(lambda: dict(installed.site.asked).get("/secret", {}).get("X-Token") == "first", "the first secret")
+    assert machine.run("stat", "-c", "%U:%G %a", CONFIG, f"{CREDENTIALS}", f"{CREDENTIALS}/token").splitlines() == [
+        "root:uptime-agent 640",
+        "root:root 700",
+        "root:root 600",
+    ]
+    pid = installed.pid
+    assert "nothing was to be changed" in operator.does(*bring(operator, "one", text, token="first"))
+    operator.does(*bring(operator, "one", text.replace("interval: 1s", "interval: 2s"), token="first"))
+    assert installed.pid == pid
+    operator.does(*bring(operator, "one", text, token="second"))
+    wait_for(lambda: dict(installed.site.asked)["/secret"]["X-Token"] == "second", "the second secret")
+    assert installed.pid not in (0, pid)
+    assert machine.path("/root/brought/config.yaml").read_text() == text
+    operator.does(*bring(operator, "one", installed.read().split("  - {id: secret")[0]))
+    assert list(machine.path(CREDENTIALS).iterdir()) == []
+    assert settled(installed).dropped == 0
+
+
+@pytest.mark.parametrize("what", ["another secret", "a home"])
+def test_a_configuration_that_is_no_good(operator, installed, what):
+    """It is refused as the service would find it; what runs keeps its configuration and its secrets, and stays."""
+    operator.does(*bring(operator, "one", with_token(installed, "token"), token="first"))
+    before, pid = installed.read(), installed.pid
+    bad = with_token(installed, "other")
+    if what == "a home":  # which the service's sandbox hides, though root could read it
+        operator.machine.path("/home/token").write_text("secret")
+        bad = bad.replace("{credential: other}", "{file: /home/token}")
+    said = operator.does(*bring(operator, "one", bad, token="second"), status=1)
+    assert "headers.X-Token: cannot read" in said
+    assert said.endswith(f"not good for {operator.release('one')}; nothing that runs was changed\n")
+    assert (installed.read(), installed.pid) == (before, pid)
+    assert operator.machine.run("cat", f"{CREDENTIALS}/token") == "first"
+    assert sorted(os.listdir(operator.machine.path("/etc/uptime-agent"))) == ["config.yaml", "credentials"]
+
+
+def test_a_configuration_that_comes_with_a_bad_release(operator, installed):
+    """Both go back, and the secrets with them."""
+    operator.does(*bring(operator, "one", with_token(installed, "token"), token="first"))
+    before = installed.read()
+    said = operator.does(*bring(operator, "dying", with_token(installed, "other"), other="second"), status=1)
+    assert said.endswith(f"went back to {operator.release('one')}, which runs\n")
+    assert installed.read() == before
+    assert [file.name for file in operator.machine.path(CREDENTIALS).iterdir()] == ["token"]
+    installed.live_again(boottime(), within=LONG)
+    installed.shows("^healthy")
+
+
 def test_a_release_that_does_not_run(operator, installed):
     """The release before is put back and runs, the operator is told and shown why, and no record is lost; the next
     release is as welcome as ever.
     """
     one, two, broken = map(operator.release, ("one", "two", "broken"))
     said = operator.install("broken", status=1)
-    assert f"{broken} does not run; the end of its log:" in said
+    assert f"{broken} does not run as it is configured; the end of its log:" in said
     assert "broken, as it was meant to be" in said
     assert said.endswith(f"went back to {one}, which runs\n")
     assert operator.current() == one
@@ -221,44 +306,43 @@ def test_killed(operator, installed):
         assert operator.current() == two
         installed.live_again(boottime(), within=LONG)
         operator.does("/root/install", "--rollback")
-        operator.machine.run("rm", "-rf", f"{OPT}/{two}", f"{OPT}/previous")
     account = settled(installed)
     assert operator.current() == one
     assert (account.dropped, account.lost_at_ends, len(account.runs)) == (0, 0, 9)
 
 
-@pytest.mark.parametrize("name", ["two", "broken"])
-def test_interrupted_before_the_restart(operator, installed, name):
-    """An upgrade that ended with its release in place, but not running yet, is ended by another run: it runs, or the
-    one before does.
-    """
-    one, new = operator.release("one"), operator.release(name)
-    operator.install(name, status=0 if name == "two" else 1)
-    machine, pid = operator.machine, installed.pid
-    if name == "two":
-        operator.does("/root/install", "--rollback")
-        pid = installed.pid
-    machine.run("ln", "-sfn", one, f"{OPT}/previous")
-    machine.run("ln", "-sfn", new, f"{OPT}/current")
-    said = operator.install(name, status=0 if name == "two" else 1)
-    assert operator.current() == (new if name == "two" else one)
+def test_interrupted_before_the_restart(operator, installed):
+    """An upgrade that ended with its release in place, but not running yet, is ended by another run."""
+    one, two, pid = operator.release("one"), operator.release("two"), installed.pid
+    operator.prepare("two")
+    said = operator.install("two")
+    assert operator.current() == two
     assert installed.pid not in (0, pid)
-    assert said.endswith(f"{new} runs\n" if name == "two" else f"went back to {one}, which runs\n")
+    assert said.endswith(f"{two} runs\n")
+    installed.live_again(boottime(), within=LONG)
+    assert operator.there() == {one, two}
+
+
+def test_interrupted_before_the_restart_into_nothing(operator, installed):
+    """If the release does not run, the other run goes back to the one that did."""
+    one = operator.release("one")
+    operator.prepare("broken")
+    said = operator.install("broken", status=1)
+    assert operator.current() == one
+    assert said.endswith(f"went back to {one}, which runs\n")
     installed.live_again(boottime(), within=LONG)
 
 
 def test_a_way_back_that_was_interrupted(operator, installed):
     """Another run ends it."""
-    one, two = operator.release("one"), operator.release("two")
+    one = operator.release("one")
     operator.install("two")
     pid = installed.pid
     operator.machine.run("ln", "-sfn", one, f"{OPT}/current")  # as far as it came
     assert operator.does("/root/install", "--rollback") == f"install: went back to {one}, which runs\n"
     assert installed.pid not in (0, pid)
     assert operator.current() == one
-    operator.does("/root/install", "--rollback", status=1)
-    operator.install("two")
-    assert operator.there() == {one, two}
+    assert operator.there() == {one}
 
 
 def test_after_an_upgrade_of_debian(operator, installed):
@@ -294,7 +378,9 @@ def test_removal(operator, installed):
 
 def test_not_a_wheelhouse(operator):
     """What is no wheelhouse, or one for another machine, is refused in words."""
-    assert "is not what ./scripts/wheelhouse made" in operator.does("/root/install", "--wheelhouse", "/root", status=2)
+    assert "has not the name that ./scripts/wheelhouse gave it" in operator.does(
+        "/root/install", "--wheelhouse", "/root", status=2
+    )
     other = wheelhouse("trixie")
     shutil.copytree(other, operator.machine.path(f"{WHEELS}/{other.name}"))
     said = operator.does("/root/install", "--wheelhouse", f"{WHEELS}/{other.name}", status=1)
