@@ -81,6 +81,13 @@ def test_every_variable_is_described():
         assert all(spec == options[name] for name, spec in entry["options"].items())
 
 
+def test_every_variable_is_known():
+    """One that is not in this list is refused as misspelled."""
+    specs = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]
+    known = yaml.safe_load((ROLE / "vars/main.yml").read_text())["uptime_agent__variables"]
+    assert known == sorted({name for entry in specs.values() for name in entry["options"]})
+
+
 def test_every_task_file_is_used():
     """It is one that a playbook names, or one that another imports."""
     files = {file.name for file in (ROLE / "tasks").iterdir()}
@@ -106,7 +113,7 @@ def test_targets_of_groups_add_up(play, tmp_path):
     twice = inventory(tmp_path, uptime_agent_targets_shop=[shop], uptime_agent_targets_mail=[mail])
     said, status = play("check", twice)
     assert status != 0
-    assert re.search(r'targets\[1\].*\\"same\\"', said), said
+    assert re.search(r'config.yaml:\d+:\d+: targets\[1\].*\\"same\\"', said), said
 
 
 def test_a_mistake_is_told_as_the_agent_tells_it(play, tmp_path):
@@ -115,6 +122,32 @@ def test_a_mistake_is_told_as_the_agent_tells_it(play, tmp_path):
     assert status != 0
     assert "defaults.interval" in said
     assert "duration" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"uptime_agent_target_shop": []}, "What is uptime_agent_target_shop?"),
+        ({"uptime_agent_settings": {"targets": []}}, "uptime_agent_settings cannot have targets"),
+    ],
+)
+def test_what_would_be_lost_in_silence_is_refused(play, tmp_path, variables, told):
+    """A variable that is misspelled, and a setting that another variable would replace."""
+    said, status = play("preflight", inventory(tmp_path, **variables))
+    assert status != 0
+    assert told in said
+
+
+def test_a_credential_that_the_inventory_has_not(play, tmp_path):
+    """It is named at once, as the device may have it from somewhere else."""
+    target = {"url": "https://shop.example/", "headers": {"X-Token": {"credential": "shop-token"}}}
+    said, status = play("check", inventory(tmp_path, uptime_agent_targets=[target]))
+    assert status == 0
+    assert "not in uptime_agent_secrets: shop-token" in said
+    said, _ = play(
+        "check", inventory(tmp_path, uptime_agent_targets=[target], uptime_agent_secrets={"shop-token": "x"})
+    )
+    assert "not in uptime_agent_secrets" not in said
 
 
 @pytest.mark.parametrize(

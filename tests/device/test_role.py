@@ -126,6 +126,21 @@ def test_changes(operator, managed):
     assert (account.dropped, account.lost_at_ends, len(account.runs)) == (0, 0, 1)
 
 
+def test_a_device_that_does_not_deliver(operator, managed):
+    """The play fails with what the agent says of itself and its warnings; it measures on, and after the mend all arrives."""
+    operator.runs(managed)
+    managed.live_again(boottime(), within=LONG)
+    wrong = {"bootstrap_servers": ["127.0.0.1:9"], "topic": managed.topic, "events_topic": managed.events_topic}
+    more = {"uptime_agent_kafka": wrong, "uptime_agent_reader": {}, "uptime_agent_seconds_to_prove": 30}
+    _, said = operator.runs(managed, status=2, **more)
+    assert "The agent does not deliver; it measures on" in said
+    assert "Kafka acknowledges nothing for" in said
+    assert "127.0.0.1:9" in said.partition("Its journal since this play began:")[2]
+    operator.runs(managed)
+    account = settled(managed)
+    assert (account.dropped, account.lost_at_ends, len(account.runs)) == (0, 0, 1)
+
+
 def vault(folder: Path, **secrets: str) -> list[str]:
     """The options by which Ansible has these variables from a vault."""
     password = folder / "password"
