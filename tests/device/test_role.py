@@ -127,7 +127,7 @@ def test_changes(operator, managed):
 
 
 def test_a_device_that_does_not_deliver(operator, managed):
-    """The play fails with what the agent says of itself and its warnings; it measures on, and after the mend all arrives."""
+    """The play fails with what the agent says of itself and its warnings; after the mend all arrives."""
     operator.runs(managed)
     managed.live_again(boottime(), within=LONG)
     wrong = {"bootstrap_servers": ["127.0.0.1:9"], "topic": managed.topic, "events_topic": managed.events_topic}
