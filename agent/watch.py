@@ -246,7 +246,7 @@ class Newest:
             told.append(Text(f"! {overdue} overdue: nothing for more than two of the target's intervals", "yellow"))
         ages = {row.age(now) for row, _ in rows}
         if any(seconds is not None and by_arrival for seconds, by_arrival in ages):
-            told.append(Text("~ since it came to Kafka, as the device's own clock is not known to be right", "dim"))
+            told.append(Text("~ age counted from its arrival in Kafka: the device's clock may be wrong", "dim"))
         if (None, True) in ages:
             told.append(Text("? not known, as the device's clock is not known to be right", "dim"))
         if rows and out.width >= WIDE:
@@ -268,7 +268,7 @@ def _table(out: Terminal, rows: list[tuple[Row, bool]], now: float) -> Table:
     wide, wider = out.width >= WIDE, out.width >= WIDER
     results = [row.result for row, _ in rows]
     columns = {"target": [(result.target.id, "bold") for result in results]}
-    if wide or len({result.location.id for result in results}) > 1:
+    if len({result.location.id for result in results}) > 1:
         columns["location"] = [(result.location.id, "") for result in results]
     # What is overdue may not hold any more, so it has no colour.
     verdicts = [(row.result.status, late) for row, late in rows]
