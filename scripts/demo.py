@@ -176,7 +176,7 @@ def explanation(urls: list[str], live: bool) -> str:
     sentences = (
         f"An agent now measures {what} and sends each result to Kafka, a server that keeps streams of messages "
         "(here a stand-in that lives in memory).",
-        f"What follows was read back from there{why}; {end}, and nothing stays behind.",
+        f"What follows was read back from there{why}; {end}, and nothing runs on.",
     )
     width = min(shutil.get_terminal_size().columns, 100)
     return "\n".join(textwrap.fill(sentence, width) for sentence in sentences) + "\n"

@@ -29,7 +29,7 @@ PARTS = Path(__file__).resolve().parent / "kafka.d"
 POM = PARTS / "pom.xml"
 TOPICS = {"uptime.results": 4, "uptime.events": 1}  # and the number of their partitions
 JAVA = 17  # at least, for Kafka 4
-INSTALL = "apt-get install openjdk-17-jre-headless maven (where there is no 17: default-jre-headless)"
+INSTALL = "sudo apt-get install default-jre-headless maven"
 TOOL = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]  # starts sooner
 UP = "Kafka Server started"  # in a node's log
 UP_SECONDS = 90.0
@@ -117,7 +117,7 @@ def main() -> int:
             if arguments.tls:
                 print(f"with TLS and SCRAM-SHA-512: {','.join(node.secure for node in nodes)}")
             print(f"bootstrap servers: {','.join(node.address for node in nodes)}", flush=True)
-            say("Ctrl-C ends it; now, in another terminal: uptime-agent run --config FILE")
+            say("Ctrl-C ends it; now, in another terminal: ./scripts/uptime-agent run --config FILE")
             watch(nodes)
     except Stopped:
         return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kafka"
-INSTALL = "apt-get install openjdk-17-jre-headless maven"
+INSTALL = "sudo apt-get install default-jre-headless maven"
 LONG = 60.0
 
 
@@ -55,7 +55,7 @@ def test_without_python(tools, tmp_path):
 
 def test_what_to_do_now(kafka):
     """When it is up, it says how to end it and what comes next; both not on standard output, which others read."""
-    told = "kafka: Ctrl-C ends it; now, in another terminal: uptime-agent run --config FILE\n"
+    told = "kafka: Ctrl-C ends it; now, in another terminal: ./scripts/uptime-agent run --config FILE\n"
     assert told in (kafka._directory / "script.log").read_text()
 
 
