@@ -128,6 +128,7 @@ def test_init_and_validate(cli, tmp_path):
     assert outcome(done) == (0, f"new/my.yaml: written. Edit it, then: {command}\n", "")
     text = (tmp_path / "new" / "my.yaml").read_text()
     assert outcome(cli("init", "-")) == (0, text, "")
+    (tmp_path / "new" / "my.yaml").write_text(f"agent: {{id: me}}\n{text}")  # whatever this host's name is
     status, out, err = outcome(cli("validate", "new/my.yaml"))
     assert (status, err) == (0, "")
     assert re.fullmatch(r"new/my\.yaml: good, 2 targets, digest [0-9a-f]{12}\n", out)

@@ -1,4 +1,7 @@
-"""The configuration that `uptime-agent init` writes: small, commented, good as it is."""
+"""The configuration that `uptime-agent init` writes: small, commented, good as it is.
+
+It names no agent, or two devices that were set up by it would be one to whoever reads their records.
+"""
 
 from importlib.resources import files
 

@@ -1,6 +1,7 @@
 """The merged configuration and the JSON Schema say what the loader does."""
 
 import re
+import socket
 from pathlib import Path
 
 import jsonschema
@@ -41,9 +42,17 @@ def plain(config):
     return msgspec.structs.replace(config, digest="", notes=())
 
 
-def test_the_sample_is_good(load_text):
-    """What `init` writes can be used as it is."""
+@pytest.fixture
+def host_name(monkeypatch):
+    """The name of this host, which is one of its own."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "ist-1-pi")
+    return "ist-1-pi"
+
+
+def test_the_sample_is_good(load_text, host_name):
+    """What `init` writes can be used as it is, and on no two devices under the same name."""
     config = load_text(sample())
+    assert config.agent.id == host_name
     assert [target.id for target in config.targets] == ["https://example.com/", "example-api"]
     assert config.notes == ()
     SCHEMA.validate(yaml.safe_load(sample()))
@@ -55,7 +64,7 @@ def test_the_sample_uncommented_is_good(load_text):
     assert text.count("# ") < sample().count("# ") - 10
     text = re.sub("{file: /etc/uptime-agent/[a-z-]+}", "hidden", text)
     config = load_text(text)
-    assert config.location.country == "TR"
+    assert (config.agent.id, config.location.country) == ("my-device", "TR")
     assert config.targets[1].method == "POST"
     SCHEMA.validate(yaml.safe_load(text))
 
