@@ -14,7 +14,7 @@ from typing import TextIO, TypeAlias, TypeVar
 
 import msgspec
 
-from agent import __version__, log
+from agent import CALLED, __version__, log
 
 DEFAULT_CONFIG = Path("/etc/uptime-agent/config.yaml")
 GOOD, BAD, USAGE, UNKNOWN = 0, 1, 2, 3
@@ -22,13 +22,13 @@ GOOD, BAD, USAGE, UNKNOWN = 0, 1, 2, 3
 T = TypeVar("T")
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-EPILOG = """\
+EPILOG = f"""\
 first steps:
-  uptime-agent probe https://example.com   measures once, from here
-  uptime-agent init my.yaml                writes a configuration to start from
-  uptime-agent validate my.yaml            checks it
-  uptime-agent run --config my.yaml        measures on, and sends to Kafka
-  uptime-agent watch --config my.yaml      shows what comes to Kafka
+  {CALLED} probe https://example.com   measures once, from here
+  {CALLED} init my.yaml                writes a configuration to start from
+  {CALLED} validate my.yaml            checks it
+  {CALLED} run --config my.yaml        measures on, and sends to Kafka
+  {CALLED} watch --config my.yaml      shows what comes to Kafka
 """
 PROBE_EPILOG = """\
 exit status:
@@ -39,9 +39,9 @@ exit status:
 With --all it is 1 if any target is down, else 3 if any is unknown.
 """
 
-WATCH_EPILOG = """\
+WATCH_EPILOG = f"""\
 Does a device deliver? With the `run_id` that `uptime-agent status --json` has there:
-  timeout 60 uptime-agent watch --json --since 5s --run 5f0c2a9177d04e1b --count 1
+  timeout 60 {CALLED} watch --json --since 5s --run 5f0c2a9177d04e1b --count 1
 
 exit status:
   0  it was ended, or as many records came as --count says
@@ -107,7 +107,7 @@ def _write_no_more(*streams: TextIO) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="uptime-agent",
+        prog=CALLED,
         description="Measures whether websites and services are up, as seen from here.\nEvery result goes to Kafka.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -149,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("probe", _probe, "measure once, for a person; nothing goes to Kafka", PROBE_EPILOG)
     added.add_argument("target", nargs="?", metavar="TARGET-ID or URL", help="an id of the configuration, else a URL")
+    added.add_argument("more", nargs="*", help=argparse.SUPPRESS)  # which is told better than by argparse
     added.add_argument("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}, if it is there")
     added.add_argument("--json", action="store_true", help="print the record as it would go to Kafka")
     added.add_argument("--all", action="store_true", help="measure every target of the configuration once")
@@ -253,7 +254,7 @@ def _init(options: argparse.Namespace) -> int:
         _write(options.file, sample())
     except OSError as error:
         return _complain([f"{options.file}: {_not_written(options.file, error)}"])
-    print(f"{options.file}: written. Edit it, then: uptime-agent validate {options.file}")
+    print(f"{options.file}: written. Edit it, then: {CALLED} validate {options.file}")
     return GOOD
 
 
@@ -304,10 +305,12 @@ def _probe(options: argparse.Namespace) -> int:
     from agent.config import ConfigError
     from agent.once import choose, measure
 
+    if options.more:
+        return _complain(["one at a time: name one target or URL, or measure all of a configuration with --all"], USAGE)
     if options.all and options.target is not None:
         return _complain(["give a target or --all, not both"], USAGE)
     if not options.all and options.target is None:
-        return _complain(["name a target or a URL, or give --all; see `uptime-agent probe --help`"], USAGE)
+        return _complain([f"name a target or a URL, or give --all; see `{CALLED} probe --help`"], USAGE)
     path = options.config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     if options.all and path is None:
         return _complain([f"--all needs a configuration: give --config FILE, or write {DEFAULT_CONFIG}"], USAGE)
@@ -380,6 +383,7 @@ def _status(options: argparse.Namespace) -> int:
 
     places = [Path("/run/uptime-agent", SOCKET)]  # where the unit has it (RuntimeDirectory=)
     told: list[str] = []
+    silent: list[str] = []
     try:
         places.insert(0, load_state_directory(options.config) / SOCKET)
     except ConfigError as error:  # it may not be ours to read, or be half edited
@@ -392,7 +396,7 @@ def _status(options: argparse.Namespace) -> int:
             told.append(f"the agent at {path} is there and does not answer")
             continue
         except (OSError, ValueError) as error:
-            told.append(f"no agent answers at {path}: {getattr(error, 'strerror', error)}")
+            silent.append(f"{path} ({getattr(error, 'strerror', error)})")
             continue
         if not _same(Path(status.config.file), options.config):
             told.append(f"the agent that answers at {path} runs on {status.config.file}, not on {options.config}")
@@ -402,8 +406,10 @@ def _status(options: argparse.Namespace) -> int:
         else:
             show(status)
         return GOOD if status.health == "healthy" else BAD
+    if silent:
+        told.append(f"no agent answers at {' or '.join(silent)}")
     return _complain(
-        [*told, "no agent runs here on this configuration; start it, or name another with --config"], UNKNOWN
+        ["no agent runs here on this configuration; start it, or name another with --config", *told], UNKNOWN
     )
 
 

@@ -101,6 +101,7 @@ def test_version_and_help(cli):
         (("schema",), "the following arguments are required: {config,result,event}"),
         (("probe",), "name a target or a URL, or give --all"),
         (("probe", "--all", "http://localhost/"), "give a target or --all, not both"),
+        (("probe", "http://localhost/", "http://localhost/2"), "one at a time: name one target or URL, or measure"),
         (("probe", "--log-level", "debug", "http://localhost/"), "unrecognized arguments: --log-level"),
         (("probe", "localhost:8099"), "is not a URL; write it as http://localhost:8099/"),
         (("run", "--log-level", "loud"), "invalid choice: 'loud'"),
@@ -136,6 +137,16 @@ def test_init_and_validate(cli, tmp_path):
     told = "new/my.yaml: is there already; name another file, or move it away\n"
     assert outcome(cli("init", "new/my.yaml")) == (1, "", told)
     assert (tmp_path / "new" / "my.yaml").read_text() == "mine"
+
+
+def test_hints_in_a_checkout(cli):
+    """They name the command as the script of the checkout was called, which is not on the PATH."""
+    called = {"UPTIME_AGENT_CALLED": "./scripts/uptime-agent"}
+    hint = "my.yaml: written. Edit it, then: ./scripts/uptime-agent validate my.yaml\n"
+    assert outcome(cli("init", "my.yaml", env=called)) == (0, hint, "")
+    shown = cli("--help", env=called).stdout
+    assert shown.count("./scripts/uptime-agent ") == shown.count("uptime-agent ") == 6
+    assert "make it: ./scripts/uptime-agent init not.yaml" in cli("validate", "not.yaml", env=called).stderr
 
 
 def test_init_that_cannot_write(cli, tmp_path):

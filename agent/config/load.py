@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from agent import CALLED
 from agent.config.document import LARGEST, Entry, Place, entries, items, parse
 from agent.config.files import DiskFiles, Files, KeptFiles, read_regular
 from agent.config.kafka_properties import is_read_by_client
@@ -187,7 +188,7 @@ class _Loading:
         """Raises `ConfigError` when nothing is written there."""
         root = self._parsed(self._path)
         if root is None or root.empty:
-            mend = "write location, kafka and targets; `uptime-agent init FILE` makes one to start from"
+            mend = f"write location, kafka and targets; `{CALLED} init FILE` makes one to start from"
             self._problems.note_if_none(Mark(str(self._path)), f"is empty; {mend}")
             raise self._problems.error()
         return root
@@ -360,8 +361,15 @@ class _Loading:
 
 def _mend(error: OSError, file: Path) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"correct the path, or make it: uptime-agent init {printable(str(file))}"
-    return "look at its owner and mode" if isinstance(error, PermissionError) else "name a file of YAML text"
+        return f"correct the path, or make it: {CALLED} init {printable(str(file))}"
+    if not isinstance(error, PermissionError):
+        return "name a file of YAML text"
+    with suppress(OSError, KeyError):  # it is not to be seen, or belongs to nobody who has a name
+        there = file.stat()
+        if there.st_uid != os.geteuid() and not there.st_mode & stat.S_IROTH:
+            group = f" and the group {file.group()}" if there.st_mode & stat.S_IRGRP else ""
+            return f"only {file.owner()}{group} may read it: try sudo"
+    return "look at its owner and mode"
 
 
 def host_name() -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,11 +75,27 @@ def test_missing(tmp_path):
     assert str(caught.value) == f"config.yaml:1:1: cannot be read: No such file or directory; {mend}"
 
 
+OF_ANOTHER = "only root may read it: try sudo" if ROOT else "look at its owner and mode"
+
+
 def test_unreadable(unreadable, powerless):
     """A file that this user may not read says so, and where to look."""
     with pytest.raises(ConfigError) as caught:
         load(Path("config.yaml"))
-    assert str(caught.value) == "config.yaml:1:1: cannot be read: Permission denied; look at its owner and mode"
+    assert str(caught.value) == f"config.yaml:1:1: cannot be read: Permission denied; {OF_ANOTHER}"
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root, for a file of somebody else")
+def test_as_on_a_device(unreadable, powerless):
+    """The configuration of an installed agent, which root writes and the agent reads, is no fault: the mend is sudo."""
+    os.seteuid(0)
+    shutil.chown("config.yaml", group="daemon")
+    Path("config.yaml").chmod(0o640)
+    os.seteuid(65534)
+    with pytest.raises(ConfigError) as caught:
+        load(Path("config.yaml"))
+    mend = "only root and the group daemon may read it: try sudo"
+    assert str(caught.value) == f"config.yaml:1:1: cannot be read: Permission denied; {mend}"
 
 
 def test_unreadable_parts(unreadable, powerless):
@@ -90,7 +107,7 @@ def test_unreadable_parts(unreadable, powerless):
     assert str(caught.value).splitlines() == [
         'good.yaml:6:35: targets[0].body: cannot read "secret": Permission denied; mend the path or its mode',
         "locked/targets.yaml:1:1: cannot be read: Permission denied; look at its owner and mode",
-        "targets.yaml:1:1: cannot be read: Permission denied; look at its owner and mode",
+        f"targets.yaml:1:1: cannot be read: Permission denied; {OF_ANOTHER}",
     ]
 
 
