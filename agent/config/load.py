@@ -366,9 +366,8 @@ def _mend(error: OSError, file: Path) -> str:
         return "name a file of YAML text"
     with suppress(OSError, KeyError):  # it is not to be seen, or belongs to nobody who has a name
         there = file.stat()
-        if there.st_uid != os.geteuid() and not there.st_mode & stat.S_IROTH:
-            group = f" and the group {file.group()}" if there.st_mode & stat.S_IRGRP else ""
-            return f"only {file.owner()}{group} may read it: try sudo"
+        if there.st_uid != os.geteuid() and there.st_mode & (stat.S_IRGRP | stat.S_IROTH) == stat.S_IRGRP:
+            return f"only {file.owner()} and the group {file.group()} may read it: try sudo"
     return "look at its owner and mode"
 
 
