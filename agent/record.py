@@ -16,7 +16,7 @@ from agent.config.model import Config, Target
 from agent.device.clock import STEP, Clock, ClockState, boot_id, boottime, stamp
 from agent.device.identity import LastSeq, Run
 from agent.probers.prober import Prober
-from agent.probers.result import Attempt, Error, Http, Peer, Phases, Tls
+from agent.probers.result import Attempt, Dns, Error, Http, Icmp, Peer, Phases, Tls
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
 from agent.verdict import Status
@@ -92,6 +92,8 @@ class ResultRecord(msgspec.Struct, kw_only=True):
     peer: Peer | None
     http: Http | UnsetType = UNSET
     tls: Tls | UnsetType = UNSET
+    icmp: Icmp | UnsetType = UNSET
+    dns: Dns | UnsetType = UNSET
     attempt: int = 1
     attempts: tuple[Attempt, ...] | UnsetType = UNSET
     missed: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
@@ -308,6 +310,8 @@ class Recorder:
             peer=result.peer,
             http=UNSET if result.http is None else result.http,
             tls=UNSET if result.tls is None else result.tls,
+            icmp=UNSET if result.icmp is None else result.icmp,
+            dns=UNSET if result.dns is None else result.dns,
             attempts=result.attempts or UNSET,
         )
 

@@ -49,6 +49,7 @@ MADE_BY_STALLS = frozenset(
         "tls_handshake",
         "http_closed",
         "http_truncated",
+        "icmp_timeout",
     }
 )
 

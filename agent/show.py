@@ -101,6 +101,33 @@ class TlsView(msgspec.Struct, frozen=True):
     issuer: Word | None = None
 
 
+class RoundTripsView(msgspec.Struct, frozen=True):
+    """Of the echoes that were answered."""
+
+    min: Milliseconds
+    avg: Milliseconds
+    max: Milliseconds
+    stddev: Milliseconds | None = None
+
+
+class IcmpView(msgspec.Struct, frozen=True):
+    """The echoes."""
+
+    sent: int
+    received: int
+    rtt_ms: RoundTripsView | None = None
+
+
+class DnsView(msgspec.Struct, frozen=True):
+    """A DNS answer."""
+
+    rcode: Word
+    flags: tuple[Word, ...] = ()
+    answers: tuple[Word, ...] = ()
+    answer_count: int | None = None
+    transport: Word | None = None
+
+
 class AttemptView(msgspec.Struct, frozen=True):
     """An earlier try of the same measurement."""
 
@@ -123,6 +150,8 @@ class ResultView(msgspec.Struct, frozen=True):
     peer: PeerView | None = None
     http: HttpView | None = None
     tls: TlsView | None = None
+    icmp: IcmpView | None = None
+    dns: DnsView | None = None
     attempts: tuple[AttemptView, ...] = ()
     missed: int | None = None
     agent: AgentView = AgentView()
@@ -256,6 +285,14 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
         http = result.http
         version = "" if http.version is None else f"HTTP/{http.version}, "
         yield "answer", Text(out.printable(f"{http.status_code}, {version}{http.body_bytes:,} bytes"))
+    if result.icmp is not None:
+        yield "echoes", Text(f"{result.icmp.received} of {result.icmp.sent} answered")
+        if (trips := result.icmp.rtt_ms) is not None:
+            spread = "" if trips.stddev is None else f", standard deviation {milliseconds(trips.stddev)}"
+            told = f"{milliseconds(trips.min)} to {milliseconds(trips.max)}, {milliseconds(trips.avg)} on average"
+            yield "round trip", Text(told + spread)
+    if result.dns is not None:
+        yield from _dns_facts(out, result.dns)
     if result.tls is not None:
         yield from _tls_facts(out, result.tls)
     if result.missed is not None:
@@ -263,6 +300,16 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
     if not result.clock.synchronized:
         yield "clock", Text(_NOT_SYNCHRONIZED, "yellow")
     yield "location", Text(out.printable(result.location.id))
+
+
+def _dns_facts(out: Terminal, dns: DnsView) -> Iterable[tuple[str, Text]]:
+    over = "" if dns.transport is None else f", over {dns.transport.upper()}"
+    told = ", ".join(filter(None, (dns.rcode, " ".join(dns.flags))))
+    yield "answer", Text(out.printable(told + over))
+    for record in dns.answers:
+        yield "record", Text(out.printable(record))
+    if dns.answer_count is not None and dns.answer_count > len(dns.answers):
+        yield "", Text(f"and {dns.answer_count - len(dns.answers)} more")
 
 
 def _tls_facts(out: Terminal, tls: TlsView) -> Iterable[tuple[str, Text]]:

@@ -51,7 +51,7 @@ class Evidence:
 
     def note(self, target: Target, result: Result, now: float) -> None:
         """Takes a result in: whose address answered, and which resolver."""
-        if result.peer is not None and _answered(result) and (reach := _reach(result.peer.address)) != "here":
+        if result.peer is not None and result.heard and (reach := _reach(result.peer.address)) != "here":
             self._answers[reach].saw(target.id, now)
         if result.resolver is not None:
             self._resolvers.setdefault(target.resolver, _Recent()).saw(target.id, now)
@@ -82,20 +82,12 @@ def judge(
     if error.attribution == "path":
         if result.peer is not None and _reach(result.peer.address) == "here":
             return "down", msgspec.structs.replace(error, attribution="target")
-        if _answered(result) or evidence.uplink_proven(target, result, now):
+        if result.heard or evidence.uplink_proven(target, result, now):
             return "down", error
         return "unknown", msgspec.structs.replace(error, attribution="unknown")
     if error.attribution == "resolver":
         return ("down" if evidence.resolver_proven(target, now) else "unknown"), error
     return ("down" if error.attribution == "target" else "unknown"), error
-
-
-def _answered(result: Result) -> bool:
-    """Did anything come back from the address, be it a refusal?"""
-    error = result.error
-    if error is None or error.phase not in ("resolve", "connect"):
-        return True
-    return error.code in ("connect_refused", "connect_reset")
 
 
 @lru_cache(maxsize=4_096)

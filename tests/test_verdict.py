@@ -12,7 +12,8 @@ AWAY = Peer("192.0.2.1", 80, "ipv4")
 
 
 def failed(code, attribution, phase="wait", peer=AWAY, resolver=None):
-    return Result(1.0, Phases(), Error(phase, code, attribution, "why"), peer=peer, resolver=resolver)
+    phases = Phases(connect=None if phase in ("resolve", "connect") else 0.5)
+    return Result(1.0, phases, Error(phase, code, attribution, "why"), peer=peer, resolver=resolver)
 
 
 def answered(peer=AWAY, resolver=None):

@@ -5,14 +5,15 @@ Without secrets and certificates it can be loaded again, and is the same configu
 
 import hashlib
 from typing import Any, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
 
 from agent.config import forms
 from agent.config.masking import MASK
-from agent.config.model import Config, Secret, Target
-from agent.config.reader import Rule, rules
+from agent.config.model import Config, Expect, Secret, Target
+from agent.config.reader import Rule, foreign, rules
 
 
 def effective(config: Config) -> str:
@@ -24,11 +25,17 @@ def _struct(struct: msgspec.Struct) -> dict[str, Any]:
     shown = {}
     for field, rule in rules(type(struct)).items():
         value = getattr(struct, field)
-        if field == "url" and isinstance(struct, Target):
-            value = struct.shown_url
         if value is not None:
             shown[field] = _value(value, rule)
-    return shown
+    return _target(struct, shown) if isinstance(struct, Target) else shown
+
+
+def _target(target: Target, shown: dict[str, Any]) -> dict[str, Any]:
+    """Without what has no meaning for its scheme, which would be refused."""
+    scheme = urlsplit(target.url).scheme
+    expected = {name: value for name, value in shown["expect"].items() if name not in foreign(Expect, scheme)}
+    shown |= {"url": target.shown_url, "expect": expected}
+    return {name: value for name, value in shown.items() if name not in foreign(Target, scheme)}
 
 
 def _value(value: Any, rule: Rule) -> Any:

@@ -10,8 +10,20 @@ from difflib import get_close_matches
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
-SCHEMES = ("http", "https")
-LATER_SCHEMES = ("tcp", "tls", "icmp", "dns", "dns+tcp", "dns+tls", "ws", "wss")
+from agent.config import dns
+from agent.config.model import DNS, HTTP
+from agent.config.regexp import regexp
+
+_EXAMPLES = {
+    "http": "http://example.com/",
+    "https": "https://example.com/",
+    "icmp": "icmp://192.0.2.1",
+    "dns": "dns://192.0.2.53/example.com?type=A",
+    "dns+tcp": "dns+tcp://192.0.2.53/example.com?type=A",
+}
+SCHEMES = tuple(_EXAMPLES)
+LATER_SCHEMES = ("tcp", "tls", "dns+tls", "ws", "wss")
+_SCHEMES_TOLD = f"{', '.join(SCHEMES[:-1])} and {SCHEMES[-1]}"
 
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?", re.ASCII)
@@ -68,28 +80,37 @@ def size(text: str) -> int:
 
 
 def url(text: str) -> str:
-    """An http or https URL in ASCII, its path and query quoted."""
+    """A URL of one of `SCHEMES` in ASCII, its path and query quoted."""
     scheme, colon, rest = text.partition(":")
     scheme = scheme.lower()
     if not colon or not rest.startswith("//"):
         raise ValueError(f"is not a URL; write it as {_perhaps_meant(text)}")
     if scheme in LATER_SCHEMES:
-        raise ValueError(f"has the scheme {scheme}, which this version does not measure yet; it does http and https")
+        raise ValueError(f"has the scheme {scheme}, which this version does not measure yet; it does {_SCHEMES_TOLD}")
     if scheme not in SCHEMES:
         near = get_close_matches(scheme, SCHEMES, 1)
-        raise ValueError(f"has an unknown scheme; write {near[0] if near else 'http or https'}")
+        raise ValueError(f"has an unknown scheme; write {near[0] if near else f'one of {_SCHEMES_TOLD}'}")
     if any(ord(each) <= 32 or ord(each) == 127 for each in text):
         raise ValueError("has a space or control character in it; write %20 for a space")
     try:
         parts = urlsplit(text)
-        _check_host(parts.hostname or "", parts.netloc)
+        _check_host(parts.hostname or "", parts.netloc, _EXAMPLES[scheme])
         if parts.port == 0:
             raise ValueError
     except ValueError as error:
         raise ValueError(str(error) if "; " in str(error) else "is not a valid URL; check its host and port") from None
-    path, query = (quote(each, safe="!$%&'()*+,/:;=?@[]~|^{}\"<>\\`") for each in (parts.path, parts.query))
     userinfo, at, host = parts.netloc.rpartition("@")
-    return SplitResult(scheme, userinfo + at + host.lower(), path, query, "").geturl()
+    if scheme in HTTP:
+        path, query = (quote(each, safe="!$%&'()*+,/:;=?@[]~|^{}\"<>\\`") for each in (parts.path, parts.query))
+        return SplitResult(scheme, userinfo + at + host.lower(), path, query, "").geturl()
+    if at:
+        raise ValueError(f"has a user in it, for which {scheme} has no use; remove it")
+    parts = parts._replace(scheme=scheme, netloc=host.lower(), fragment="")
+    if scheme in DNS:
+        return dns.canonical(parts)
+    if parts.port is not None or parts.path.strip("/") or parts.query:
+        raise ValueError(f"has more than a host; write it as {_EXAMPLES[scheme]}")
+    return f"{scheme}://{parts.netloc}"
 
 
 def _perhaps_meant(text: str) -> str:
@@ -104,9 +125,9 @@ def _perhaps_meant(text: str) -> str:
     )
 
 
-def _check_host(host: str, netloc: str) -> None:
+def _check_host(host: str, netloc: str, example: str) -> None:
     if not host:
-        raise ValueError("has no host; write it as https://example.com/")
+        raise ValueError(f"has no host; write it as {example}")
     if not host.isascii():
         try:
             ascii_host = host.encode("idna").decode()
@@ -287,6 +308,9 @@ FORMS: dict[str, Callable[[str], Any]] = {
     "method": method,
     "username": username,
     "statuses": statuses,
+    "rcodes": dns.rcode,
+    "flags": dns.flag,
+    "regexps": regexp,
     "workers": workers,
     "directory": directory,
 }

@@ -6,7 +6,7 @@ measure the same, and nothing is read again while measuring.
 
 The annotations are also the rules: the reader, the JSON Schema and the effective configuration follow them. A `form`
 names how a value is written in YAML where that is not plainly its type; `is` and `write` are the words of the error
-for text that does not match the pattern.
+for text that does not match the pattern. `schemes`: those of the URLs for which an option has a meaning, if not all.
 """
 
 from typing import Annotated, Literal
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 DAY = 86_400.0
+HTTP, ICMP, DNS = ("http", "https"), ("icmp",), ("dns", "dns+tcp")  # the schemes of a prober
 
 
 class Secret(str):
@@ -153,15 +154,40 @@ class BasicAuth(msgspec.Struct, frozen=True):
     password: Annotated[str, Meta(extra={"form": "password"})]
 
 
+Records = Annotated[tuple[str, ...], Meta(extra={"form": "regexps", "schemes": DNS})]
+
+
 class Expect(msgspec.Struct, frozen=True):
-    """What makes a measurement `up`. `status`: inclusive ranges of status codes."""
+    """What makes a measurement `up`: all that has a meaning for its scheme must hold.
+
+    `status`: inclusive ranges of status codes. The regular expressions are for records as they stand in a zone file.
+    """
 
     status: Annotated[
         tuple[tuple[int, int], ...],
         Meta(
-            min_length=1, description="Status codes or ranges of them, as 200 or 200-299.", extra={"form": "statuses"}
+            min_length=1,
+            description="Status codes or ranges of them, as 200 or 200-299.",
+            extra={"form": "statuses", "schemes": HTTP},
         ),
     ] = ((200, 399),)
+    loss: Annotated[
+        float, Meta(ge=0, le=1, description="The share of echoes lost at most.", extra={"schemes": ICMP})
+    ] = 0.0
+    rcodes: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="One of these, as NXDOMAIN.", extra={"form": "rcodes", "schemes": DNS}),
+    ] = ("NOERROR",)
+    answer: Annotated[Records, Meta(description="Each found in some record of the answer (RE2).")] = ()
+    answer_not: Annotated[Records, Meta(description="None found in any record of the answer.")] = ()
+    authority: Annotated[Records, Meta(description="Each found in some record of the authority section.")] = ()
+    authority_not: Annotated[Records, Meta(description="None found in any record of the authority section.")] = ()
+    additional: Annotated[Records, Meta(description="Each found in some additional record.")] = ()
+    additional_not: Annotated[Records, Meta(description="None found in any additional record.")] = ()
+    flags: Annotated[
+        tuple[str, ...],
+        Meta(description="All of these set, of AA, TC, RD, RA, AD, CD.", extra={"form": "flags", "schemes": DNS}),
+    ] = ()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -172,7 +198,7 @@ class Target(msgspec.Struct, frozen=True):
     """
 
     id: Annotated[PublicText, Meta(min_length=1, max_length=512, description="Default: the url without secrets.")]
-    url: Annotated[Url, Meta(description="Its scheme chooses the prober: http or https.")]
+    url: Annotated[Url, Meta(description="Its scheme chooses the prober: http, https, icmp, dns or dns+tcp.")]
     shown_url: str
     interval: Annotated[Duration, Meta(ge=1.0, le=7 * DAY, description="Time between two measurements.")]
     timeout: Annotated[
@@ -188,13 +214,22 @@ class Target(msgspec.Struct, frozen=True):
         Annotated[str, Meta(description="DNS server, address[:port]; default: the host's.", extra={"form": "resolver"})]
         | None
     ) = None
-    tls: TlsOptions = TlsOptions()
-    method: Annotated[str, Meta(description="HTTP method.", extra={"form": "method"})] = "GET"
-    headers: Annotated[dict[str, str], Meta(description="HTTP header fields to send.", extra={"form": "headers"})] = {}
-    body: Annotated[str, Meta(description="Text to send, or {file: PATH}.")] | None = None
-    basic_auth: BasicAuth | None = None
-    redirects: Annotated[int, Meta(ge=0, le=100, description="How many are followed.")] = 10
-    body_limit: Annotated[Size, Meta(ge=1, le=1 << 30, description="A longer body is a failure.")] = 10 << 20
+    tls: Annotated[TlsOptions, Meta(extra={"schemes": HTTP})] = TlsOptions()
+    method: Annotated[str, Meta(description="HTTP method.", extra={"form": "method", "schemes": HTTP})] = "GET"
+    headers: Annotated[
+        dict[str, str], Meta(description="HTTP header fields to send.", extra={"form": "headers", "schemes": HTTP})
+    ] = {}
+    body: Annotated[str, Meta(description="Text to send, or {file: PATH}.", extra={"schemes": HTTP})] | None = None
+    basic_auth: Annotated[BasicAuth, Meta(extra={"schemes": HTTP})] | None = None
+    redirects: Annotated[int, Meta(ge=0, le=100, description="How many are followed.", extra={"schemes": HTTP})] = 10
+    body_limit: Annotated[
+        Size, Meta(ge=1, le=1 << 30, description="A longer body is a failure.", extra={"schemes": HTTP})
+    ] = 10 << 20
+    recursion: Annotated[bool, Meta(description="Whether it is asked for.", extra={"schemes": DNS})] = True
+    count: Annotated[int, Meta(ge=1, le=100, description="Echoes that are sent.", extra={"schemes": ICMP})] = 1
+    size: Annotated[int, Meta(ge=8, le=65_507, description="Bytes of payload of an echo.", extra={"schemes": ICMP})] = (
+        56
+    )
     expect: Expect = Expect()
 
 

@@ -143,7 +143,9 @@ class Reader:
         if form == "pem":
             return self._pem(place)
         if get_origin(base) is tuple:
-            return self._list(place, forms.FORMS.get(form, str), bool(rule.get("min_length")))
+            # A comma means something in a regular expression.
+            comma = None if form == "regexps" else ","
+            return self._list(place, forms.FORMS.get(form, str), comma, bool(rule.get("min_length")))
         if get_origin(base) is Literal:
             return self._choice(place, get_args(base))
         parse = forms.FORMS.get(form) or _SCALARS.get(base, str)
@@ -218,8 +220,10 @@ class Reader:
             self.reject(place, f"{quoted(text)} is not one of {', '.join(choices)}; write one of them")
         return text
 
-    def _list(self, place: Place, parse: Callable[[str], Any], at_least_one: bool) -> tuple[Any, ...]:
-        """A list; a single text with commas is one too."""
+    def _list(
+        self, place: Place, parse: Callable[[str], Any], comma: str | None, at_least_one: bool
+    ) -> tuple[Any, ...]:
+        """A list; a single text with commas is one too, where they part it."""
         written = items(place, self.problems) if place.is_list else [place]
         if not written and at_least_one:
             self.reject(place, "is empty; write at least one")
@@ -230,8 +234,10 @@ class Reader:
         for item in written:
             try:
                 text = self.text(item)
-                for each in [text] if text is NOT_OPENED or place.is_list else text.split(","):
-                    part = Secret(each.strip()) if isinstance(text, Secret) else each.strip()
+                whole = text is NOT_OPENED or place.is_list or comma is None
+                for each in [text] if whole else text.split(comma):
+                    part = each.strip() if comma else each
+                    part = Secret(part) if isinstance(text, Secret) else part
                     values.append(text if text is NOT_OPENED else self._parsed(item, part, parse))
             except Rejected:
                 rejected = True
@@ -328,6 +334,12 @@ def build(kind: type[T], fields: Mapping[str, Any]) -> T:
             for name, value in fields.items()
         }
     )
+
+
+def foreign(kind: type[msgspec.Struct], scheme: str) -> dict[str, tuple[str, ...]]:
+    """The fields of a struct that have no meaning for this scheme of a URL, and the schemes for which each has."""
+    found = {name: rule.extra("schemes") for name, rule in rules(kind).items()}
+    return {name: schemes for name, schemes in found.items() if schemes and scheme not in schemes}
 
 
 def is_struct(kind: Any) -> TypeGuard[type[msgspec.Struct]]:

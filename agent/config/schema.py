@@ -1,9 +1,11 @@
 """JSON Schema of the configuration, for editors that complete and check YAML; from the same rules as the reader's."""
 
+from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from agent.config.dns import FLAGS, RCODES
 from agent.config.load import APART
 from agent.config.model import Config, Target
 from agent.config.reader import MOST_ITEMS, MOST_PAIRS, Rule, is_struct, rules
@@ -26,7 +28,10 @@ _SCALARS: dict[Any, dict[str, Any]] = {
     int: {"type": ["integer", "string"], "pattern": r"^[-+]?\d+$"},
     float: {"type": ["number", "string"], "pattern": r"^[-+]?\d+(\.\d+)?([eE][-+]?\d+)?$"},
 }
-_URL = {"type": "string", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?://"}
+_URL = {
+    "type": "string",
+    "pattern": "^([Hh][Tt][Tt][Pp][Ss]?|[Ii][Cc][Mm][Pp]|[Dd][Nn][Ss](\\+[Tt][Cc][Pp])?)://",
+}
 _FORMS: dict[str, dict[str, Any]] = {
     "duration": {"type": ["string", "number"], "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$", "minimum": 0},
     "size": {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?(B|KiB|MiB|GiB|TiB)?$", "minimum": 0},
@@ -34,6 +39,14 @@ _FORMS: dict[str, dict[str, Any]] = {
     "pem": {"anyOf": [{"type": "string"}, *_SOURCES]},
     "url": {"anyOf": [_URL, *_SOURCES]},
 }
+
+
+def _words(words: Iterable[str], more: str = "") -> dict[str, Any]:
+    """One of these words, in either case."""
+    either = ["".join(f"[{each}{each.lower()}]" if each.isalpha() else each for each in word) for word in words]
+    return {"type": "string", "pattern": f"^({'|'.join(either)}{more})$"}
+
+
 _STATUSES = {
     "type": ["string", "integer"],
     "pattern": r"^[1-5]\d\d(\s*-\s*[1-5]\d\d)?$",
@@ -43,6 +56,8 @@ _STATUSES = {
 _ITEMS: dict[str, dict[str, Any]] = {
     "urls": {"anyOf": [_URL, *_SOURCES]},
     "statuses": {"anyOf": [_STATUSES, *_SOURCES]},
+    "rcodes": {"anyOf": [_words(RCODES, r"|[Rr][Cc][Oo][Dd][Ee]\d{1,4}"), *_SOURCES]},
+    "flags": {"anyOf": [_words(FLAGS), *_SOURCES]},
 }
 _PAIRS = ("labels", "headers", "properties")
 
@@ -82,8 +97,10 @@ def _struct(kind: type[msgspec.Struct], leave_out: tuple[str, ...] = ()) -> dict
 
 
 def _value(rule: Rule) -> dict[str, Any]:
-    described = {"description": rule.get("description")} if rule.get("description") else {}
-    return described | _plain(rule)
+    schemes = rule.extra("schemes")
+    told = [rule.get("description"), f"Only for {' and '.join(schemes)}." if schemes else None]
+    description = " ".join(filter(None, told))
+    return ({"description": description} if description else {}) | _plain(rule)
 
 
 def _plain(rule: Rule) -> dict[str, Any]:

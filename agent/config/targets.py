@@ -7,10 +7,10 @@ from urllib.parse import unquote, urlsplit
 from agent.config.document import Entry, Place, entries
 from agent.config.forms import written
 from agent.config.masking import MASK, mask_malformed, mask_url
-from agent.config.model import BasicAuth, Secret, Target
+from agent.config.model import HTTP, BasicAuth, Expect, Secret, Target
 from agent.config.pem import check_authorities, check_pair
 from agent.config.problems import Mark, Rejected, quoted
-from agent.config.reader import Reader, Rule, build, rules
+from agent.config.reader import Reader, Rule, build, foreign, rules
 from agent.config.secrets import NOT_OPENED
 
 INTERVAL, TIMEOUT = 30.0, 10.0  # seconds, when nothing is written
@@ -70,12 +70,25 @@ class Targets:
             self._reader.reject(place, "has no url; write url: https://…")
         if found["url"] is None:
             raise Rejected
-        merged = _merged(self._defaults, found)
+        scheme = urlsplit(found["url"]).scheme if found["url"] is not NOT_OPENED else ""
+        merged = _merged(_without_foreign(self._defaults, scheme), found)
+        self._note_foreign(own, scheme)
         self._identify(place, own, merged)
         self._fit(place, own, merged)
         if None in merged.values():
             raise Rejected
         self.taken.append(build(Target, merged))
+
+    def _note_foreign(self, own: Mapping[str, Entry], scheme: str) -> None:
+        """Notes the options that were written and have no meaning for this scheme."""
+        written = [(entry, foreign(Target, scheme)) for entry in own.values()]
+        if "expect" in own and own["expect"].value.is_mapping:
+            inner = entries(own["expect"].value, self._reader.problems)
+            written += [(entry, foreign(Expect, scheme)) for entry in inner]
+        for entry, elsewhere in written:
+            if scheme and entry.name in elsewhere and not entry.value.empty:
+                mend = f"remove it, as it is for {' and '.join(elsewhere[entry.name])}"
+                self._reader.problems.note(entry.at, entry.value.key, f"has no meaning for {scheme}; {mend}")
 
     def _identify(self, place: Place, own: Mapping[str, Entry], merged: dict[str, Any]) -> None:
         """Adds the id where none was written, and what is shown of the URL; takes the userinfo out of it."""
@@ -86,7 +99,7 @@ class Targets:
                 self._reader.reject(place, "has a url that is a secret, so it needs an id; write one")
         else:
             merged["shown_url"] = mask_url(url)
-            merged.setdefault("id", mask_url(url, all_values=True))
+            merged.setdefault("id", mask_url(url, all_values=urlsplit(url).scheme in HTTP))
         if url is not NOT_OPENED:
             self._take_secrets_out(place, own, merged)
         target_id = merged["id"]
@@ -158,6 +171,15 @@ class Targets:
                 raise ValueError("the client_key has no client_certificate beside it; name the certificate's file")
         except ValueError as error:
             note(str(error), "tls")
+
+
+def _without_foreign(defaults: Mapping[str, Any], scheme: str) -> dict[str, Any]:
+    """What of the defaults has a meaning for this scheme."""
+    found = {name: value for name, value in defaults.items() if name not in foreign(Target, scheme)}
+    if found.get("expect"):
+        elsewhere = foreign(Expect, scheme)
+        found["expect"] = {name: value for name, value in found["expect"].items() if name not in elsewhere}
+    return found
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

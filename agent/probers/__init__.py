@@ -3,11 +3,19 @@
 from urllib.parse import urlsplit
 
 from agent.config.model import Target
+from agent.probers.dns_prober import DnsProber
 from agent.probers.http import HttpProber
+from agent.probers.icmp import IcmpProber
 from agent.probers.prober import Prober
 from agent.probers.resolver import Resolver
 
-PROBERS = {"http": HttpProber, "https": HttpProber}
+PROBERS: dict[str, type[HttpProber | IcmpProber | DnsProber]] = {
+    "http": HttpProber,
+    "https": HttpProber,
+    "icmp": IcmpProber,
+    "dns": DnsProber,
+    "dns+tcp": DnsProber,
+}
 
 
 def prober_of(target: Target, resolver: Resolver) -> Prober:

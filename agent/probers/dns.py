@@ -1,4 +1,4 @@
-"""DNS messages as far as a stub resolver needs them (RFC 1035, RFC 6891), without I/O.
+"""DNS messages as far as a stub resolver and the measuring of a server need them (RFC 1035, RFC 6891), without I/O.
 
 Names travel as `encode_name` makes them: length-prefixed labels, ending in a zero byte, not compressed.
 """
@@ -17,7 +17,7 @@ _HEADER = struct.Struct("!6H")
 _RECORD = struct.Struct("!HHIH")
 _IN = 1
 _RESPONSE, _OPCODE, _AUTHORITATIVE, _TRUNCATED, _RECURSION = 0x8000, 0x7800, 0x0400, 0x0200, 0x0080
-_RECURSE_PLEASE = 0x0100
+RECURSE_PLEASE, AUTHENTIC = 0x0100, 0x0020  # flags of a question, the second one: tell whether it is (RFC 6840)
 
 
 class DnsFormatError(Exception):
@@ -30,6 +30,39 @@ class Answer(NamedTuple):
     rcode: int
     truncated: bool
     addresses: tuple[bytes, ...]
+
+
+class Record(NamedTuple):
+    """A record of a message; its data are `length` bytes from `at` on, and may point elsewhere in the message."""
+
+    name: bytes
+    kind: int
+    klass: int
+    ttl: int
+    at: int
+    length: int
+
+
+class Message(NamedTuple):
+    """An answer as it is: `rcode` with EDNS's upper bits, all flags, and the three sections.
+
+    `broken` says why the sections are not whole: cut by the server as truncated, malformed, or more than `MOST_RECORDS`
+    together. `answers`: how many records the answer section is said to have.
+    """
+
+    data: bytes
+    rcode: int
+    flags: int
+    answers: int
+    answer: tuple[Record, ...] = ()
+    authority: tuple[Record, ...] = ()
+    additional: tuple[Record, ...] = ()
+    broken: str = ""
+
+    @property
+    def truncated(self) -> bool:
+        """Is the whole answer to be had over TCP only?"""
+        return bool(self.flags & _TRUNCATED)
 
 
 def encode_name(name: str) -> bytes:
@@ -46,10 +79,10 @@ def encode_name(name: str) -> bytes:
     return wire
 
 
-def query(name: bytes, kind: int, message_id: int) -> bytes:
+def query(name: bytes, kind: int, message_id: int, klass: int = _IN, flags: int = RECURSE_PLEASE) -> bytes:
     """The question for the records of type `kind` of an encoded name, recursion desired."""
-    header = _HEADER.pack(message_id, _RECURSE_PLEASE, 1, 0, 0, 1)
-    return header + name + struct.pack("!HHx", kind, _IN) + _RECORD.pack(OPT, UDP_SIZE, 0, 0)
+    header = _HEADER.pack(message_id, flags, 1, 0, 0, 1)
+    return header + name + struct.pack("!HHx", kind, klass) + _RECORD.pack(OPT, UDP_SIZE, 0, 0)
 
 
 def parse(message: bytes, name: bytes, kind: int, message_id: int) -> Answer | None:
@@ -58,7 +91,7 @@ def parse(message: bytes, name: bytes, kind: int, message_id: int) -> Answer | N
     Raises `DnsFormatError`, and nothing else, for an answer that is malformed after its question. A server that
     neither knows the name nor recurses has refused, whatever its rcode says.
     """
-    if not _answers(message, name, kind, message_id):
+    if not _answers(message, name, kind, message_id, _IN):
         return None
     _, flags, _, records, _, _ = _HEADER.unpack_from(message)
     rcode = flags & 0x000F
@@ -73,7 +106,45 @@ def parse(message: bytes, name: bytes, kind: int, message_id: int) -> Answer | N
     return Answer(rcode, False, addresses)
 
 
-def _answers(message: bytes, name: bytes, kind: int, message_id: int) -> bool:
+def read(message: bytes, name: bytes, kind: int, message_id: int, klass: int) -> Message | None:
+    """All of the answer to that question; None for a message that answers something else, to be ignored."""
+    if not _answers(message, name, kind, message_id, klass):
+        return None
+    _, flags, questions, *counts = _HEADER.unpack_from(message)
+    found = Message(message, flags & 0x000F, flags, counts[0])
+    if found.truncated:
+        return found._replace(broken="it was truncated")
+    if sum(counts) > MOST_RECORDS:
+        return found._replace(broken=f"it has {sum(counts):,} records, of which at most {MOST_RECORDS:,} are read")
+    sections: list[tuple[Record, ...]] = []
+    at = _HEADER.size + (len(name) + 4 if questions else 0)
+    try:
+        for count in counts:
+            section, at = _records(message, at, count)
+            sections.append(section)
+    except DnsFormatError as error:
+        return found._replace(broken=str(error))
+    except (struct.error, IndexError):
+        return found._replace(broken="it ends too early")
+    more = next((record.ttl >> 24 for record in sections[2] if record.kind == OPT), 0)
+    answer, authority, additional = sections
+    return Message(message, more << 4 | found.rcode, flags, counts[0], answer, authority, additional)
+
+
+def _records(message: bytes, at: int, count: int) -> tuple[tuple[Record, ...], int]:
+    records = []
+    for _ in range(count):
+        name, at = name_at(message, at)
+        kind, klass, ttl, length = _RECORD.unpack_from(message, at)
+        at += _RECORD.size
+        if at + length > len(message):
+            raise DnsFormatError("a record is longer than the message")
+        records.append(Record(name, kind, klass, ttl, at, length))
+        at += length
+    return tuple(records), at
+
+
+def _answers(message: bytes, name: bytes, kind: int, message_id: int, klass: int) -> bool:
     if len(message) < _HEADER.size:
         return False
     found_id, flags, questions, _, _, _ = _HEADER.unpack_from(message)
@@ -84,7 +155,7 @@ def _answers(message: bytes, name: bytes, kind: int, message_id: int) -> bool:
         return flags & 0x000F not in (NOERROR, NXDOMAIN)
     # The first name of a message has nothing before it that it could point to.
     asked = message[_HEADER.size : _HEADER.size + len(name) + 4]
-    return questions == 1 and asked.lower() == name + struct.pack("!HH", kind, _IN)
+    return questions == 1 and asked.lower() == name + struct.pack("!HH", kind, klass)
 
 
 def _addresses(message: bytes, at: int, records: int, name: bytes, kind: int) -> tuple[bytes, ...]:
@@ -92,7 +163,7 @@ def _addresses(message: bytes, at: int, records: int, name: bytes, kind: int) ->
     addresses: dict[bytes, list[bytes]] = {}
     aliases: dict[bytes, bytes] = {}
     for _ in range(records):
-        owner, at = _name(message, at)
+        owner, at = name_at(message, at)
         found, klass, _, length = _RECORD.unpack_from(message, at)
         at += _RECORD.size
         if at + length > len(message):
@@ -102,7 +173,7 @@ def _addresses(message: bytes, at: int, records: int, name: bytes, kind: int) ->
                 raise DnsFormatError(f"an address of {length} bytes")
             addresses.setdefault(owner, []).append(message[at : at + size])
         elif klass == _IN and found == CNAME:
-            aliases[owner] = _name(message, at)[0]
+            aliases[owner] = name_at(message, at)[0]
         at += length
     for _ in range(MOST_ALIASES):
         if name in addresses or name not in aliases:
@@ -111,7 +182,7 @@ def _addresses(message: bytes, at: int, records: int, name: bytes, kind: int) ->
     return tuple(dict.fromkeys(addresses.get(name, ())))
 
 
-def _name(message: bytes, at: int) -> tuple[bytes, int]:
+def name_at(message: bytes, at: int) -> tuple[bytes, int]:
     """The name at `at`, uncompressed, in lower case, and where it ends. Pointers lead backwards only, so it ends."""
     labels = b""
     end: int | None = None

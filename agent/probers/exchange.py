@@ -6,13 +6,11 @@ not when its turn came to be worked on.
 """
 
 import asyncio
-import errno
-import os
-import socket
 import ssl
 import time
 from typing import NamedTuple
 
+from agent.probers import faults
 from agent.probers.http1 import Response
 from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, Tls
 from agent.probers.tls import facts, failure_of
@@ -22,16 +20,6 @@ MOST_HANDSHAKE = 256 << 10  # bytes that a server sends in its handshake, chain 
 
 _RECORD = 16 << 10  # bytes that one TLS record holds at most
 _ALERT = b"\x15"  # the type of a TLS record (RFC 8446, section 5.1)
-_LOCAL_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}  # the last: epoll's
-_LOCAL_NETWORK = {
-    errno.EADDRNOTAVAIL,
-    errno.ENETDOWN,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EAFNOSUPPORT,
-    errno.EINVAL,  # an address that needs a scope
-}
-_UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN}
 
 
 class TlsUse(NamedTuple):
@@ -72,32 +60,6 @@ async def exchange(
     finally:
         connection.release()
     return connection.outcome(started)
-
-
-def _failure_of(error: OSError, address: str) -> tuple[ErrorCode, Attribution, str]:
-    """What an error of the network means; connecting or later."""
-    number = error.errno or 0
-    why = os.strerror(number)
-    if number == errno.ECONNREFUSED:
-        return "connect_refused", "target", "the connection was refused"
-    if isinstance(error, ConnectionError):
-        return "connect_reset", "target", "the connection was reset"
-    if number in _LOCAL_RESOURCE:
-        return "local_resource", "local", f"this device could not open a connection: {why}"
-    if number in _LOCAL_NETWORK or (number in _UNREACHABLE and not _has_route(address)):
-        return "local_network", "local", f"this device could not connect: {why}"
-    return "connect_unreachable", "path", f"cannot be reached: {why}"
-
-
-def _has_route(address: str) -> bool:
-    """Asks this device's routing table: connecting a datagram socket sends nothing."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.connect((address, 9))
-    except OSError:
-        return False
-    return True
 
 
 class _Connection:
@@ -188,7 +150,7 @@ class _Connection:
         if isinstance(error, TimeoutError):
             self.expired()
         elif isinstance(error, OSError):
-            self.fail(*_failure_of(error, self._address))
+            self.fail(*faults.failure_of(error, self._address))
         elif not self.done.done():
             self.done.set_exception(error)
 

@@ -5,10 +5,13 @@ whom it suspects (`attribution`); whether that makes the target `down` is decide
 All durations are milliseconds. A phase that was not reached is None, never 0.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
+
+MOST_SHOWN = 20  # records of a DNS answer that are kept
+LONGEST_SHOWN = 256  # characters of each
 
 Phase = Literal["resolve", "connect", "tls", "send", "wait", "receive"]
 Attribution = Literal["target", "path", "resolver", "local", "unknown"]
@@ -43,6 +46,9 @@ ErrorCode = Literal[
     "redirect_loop",
     "redirect_refused",
     "status_mismatch",
+    "icmp_timeout",
+    "icmp_unreachable",
+    "dns_answer_mismatch",
     "not_measured",
     "local_resource",
     "local_network",
@@ -72,10 +78,10 @@ class Error(msgspec.Struct, frozen=True):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The address that was talked to, or tried."""
+    """The address that was talked to, or tried. `port`: None where there are none."""
 
     address: str
-    port: int
+    port: int | None
     family: Family
 
 
@@ -115,6 +121,37 @@ class Http(msgspec.Struct, frozen=True):
     hops: tuple[Hop, ...] | UnsetType = UNSET
 
 
+class RoundTrips(msgspec.Struct, frozen=True):
+    """Milliseconds from the sending of an echo to its reply; `stddev` of all of them, not of a sample."""
+
+    min: float
+    avg: float
+    max: float
+    stddev: float
+
+
+class Icmp(msgspec.Struct, frozen=True):
+    """The echoes. `received` counts those that were answered, each once; `rtt_ms` is None when none was."""
+
+    sent: int
+    received: int
+    rtt_ms: RoundTrips | None
+
+
+class Dns(msgspec.Struct, frozen=True):
+    """The last answer, also one that was not expected. `flags`: those that are set.
+
+    `answers`: records of the answer section as in a zone file, the first `MOST_SHOWN` of `answer_count`, each with at
+    most `LONGEST_SHOWN` characters.
+    """
+
+    rcode: str
+    flags: tuple[str, ...]
+    answers: Annotated[tuple[Annotated[str, Meta(max_length=LONGEST_SHOWN)], ...], Meta(max_length=MOST_SHOWN)]
+    answer_count: int
+    transport: Literal["udp", "tcp"]
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """An earlier try of the same measurement: the address, how far it came, and why it failed."""
 
@@ -135,5 +172,18 @@ class Result(msgspec.Struct, frozen=True):
     peer: Peer | None = None
     http: Http | None = None
     tls: Tls | None = None
+    icmp: Icmp | None = None
+    dns: Dns | None = None
     attempts: tuple[Attempt, ...] = ()
     resolver: str | None = None
+
+    @property
+    def heard(self) -> bool:
+        """Did anything come back from the address, be it a refusal?"""
+        error = self.error
+        if error is None or self.dns is not None or (self.icmp is not None and self.icmp.received):
+            return True
+        if error.phase in ("resolve", "connect"):
+            return error.code in ("connect_refused", "connect_reset")
+        # Without a connection before it, silence is all there was.
+        return self.phases_ms.connect is not None or error.attribution == "target"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from agent.probers import wire
+from agent.probers import poll, wire
 from agent.probers.wire import Wire
 
 BYTES = 3 << 20
@@ -127,7 +127,7 @@ async def test_a_descriptor_that_was_closed_and_opened_again(listener):
         one.send(b"x")
         other.send(b"x")
         time.sleep(0.05)  # so that one poll tells both
-        wire._running()._look()
+        poll.running()._look()
         assert third.wire._fd == descriptor
         assert (second.data, third.told) == (0, [])
         await until(lambda: third.told == ["connected"])
@@ -174,5 +174,5 @@ async def test_deadlines_do_not_pile_up(listener):
         end = Recording()
         pair(listener, end, 3600.0).close()
         end.wire.close()
-    assert len(wire._running()._deadlines) < 200
-    assert wire._running()._wires == {}
+    assert len(poll.running()._deadlines) < 200
+    assert poll.running()._watched == {}
