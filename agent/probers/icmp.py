@@ -109,7 +109,10 @@ class _Echoes:
 
     def received(self, data: bytes, now: float) -> None:
         reply = icmp_packet.reply(data, six=self._six, with_ip=self._raw and not self._six)
-        if reply is None or not self._is_ours(reply) or len(reply.payload) < _TOKEN or reply.sequence in self._trips:
+        # Some send back the beginning of a long payload only.
+        if reply is None or len(reply.payload) < _TOKEN or not self._payload.startswith(reply.payload):
+            return
+        if not self._is_ours(reply) or reply.sequence in self._trips:
             return
         read = time.monotonic()
         sent = self._sent[reply.sequence]
@@ -120,6 +123,7 @@ class _Echoes:
         self._look()
 
     def told(self, error: Unreachable, about: bytes, now: float) -> None:
+        # Of the payload it may bring nothing.
         echo = icmp_packet.quoted(about, six=self._six)
         if echo is not None and self._is_ours(echo) and echo.sequence not in self._trips:
             self._unreachable[echo.sequence] = error
@@ -204,12 +208,8 @@ class _Echoes:
         return self._begun + (number - 1) * self._gap
 
     def _is_ours(self, echo: icmp_packet.Reply) -> bool:
-        """Is it one of these echoes? What came of the payload must be the same; errors may bring none of it."""
-        return (
-            echo.identifier == self._identifier
-            and echo.sequence in self._sent
-            and self._payload.startswith(echo.payload[: len(self._payload)])
-        )
+        """Is it one of these echoes?"""
+        return echo.identifier == self._identifier and echo.sequence in self._sent
 
     def _look(self) -> None:
         all_sent, settled = self._next > self._count and self._sent, self._trips.keys() | self._unreachable.keys()

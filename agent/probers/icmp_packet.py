@@ -16,8 +16,13 @@ _TOO_BIG = 4  # the code of "fragmentation needed", by which the kernel learns t
 _UNREACHABLE, _EXCEEDED = {False: 3, True: 1}, {False: 11, True: 3}
 _WHY = {
     False: {
-        **{0: "network unreachable", 1: "host unreachable", 2: "protocol unreachable", 3: "port unreachable"},
-        **{9: "network prohibited", 10: "host prohibited", 13: "communication prohibited"},
+        0: "network unreachable",
+        1: "host unreachable",
+        2: "protocol unreachable",
+        3: "port unreachable",
+        9: "network prohibited",
+        10: "host prohibited",
+        13: "communication prohibited",
     },
     True: {0: "no route", 1: "communication prohibited", 3: "address unreachable", 4: "port unreachable"},
 }

@@ -6,6 +6,8 @@ import socket
 import pytest
 import uvloop
 
+from tests.probers.namespaces import built
+
 
 def _has_ipv6() -> bool:
     try:
@@ -28,3 +30,9 @@ def pytest_asyncio_loop_factories(config, item):
 def host(request) -> str:
     """The address that a test's server listens on."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A device, a router and a host in network namespaces."""
+    yield from built()
