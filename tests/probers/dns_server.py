@@ -13,7 +13,10 @@ RESPONSE, AUTHORITATIVE, TRUNCATED, RECURSION = 0x8100, 0x0400, 0x0200, 0x0080
 
 
 class Question(NamedTuple):
-    """A question as it came. `section` is its bytes; `number` counts the questions of this type from 1."""
+    """A question as it came. `section` is its bytes; `number` counts the questions of this type from 1.
+
+    `flags`: those of the header.
+    """
 
     id: int
     name: str
@@ -21,6 +24,7 @@ class Question(NamedTuple):
     section: bytes
     tcp: bool
     number: int
+    flags: int = 0
 
 
 Behaviour = Callable[[Question], Iterable[bytes | float]]
@@ -53,8 +57,10 @@ def reply(
     flags: int = RESPONSE | RECURSION,
     id: int | None = None,
     section: bytes | None = None,
+    counts: tuple[int, int, int] | None = None,
 ) -> bytes:
-    header = struct.pack("!6H", question.id if id is None else id, flags | rcode, 1, len(records), 0, 0)
+    sections = counts or (len(records), 0, 0)
+    header = struct.pack("!6H", question.id if id is None else id, flags | rcode, 1, *sections)
     return header + (question.section if section is None else section) + b"".join(records)
 
 
@@ -113,7 +119,8 @@ class DnsServer(asyncio.DatagramProtocol):
         kind = int.from_bytes(data[at + 1 : at + 3], "big")
         id = int.from_bytes(data[:2], "big")
         name = ".".join(labels)
-        question = Question(id, name, kind, data[12 : at + 5], tcp, self.asked(kind, tcp=tcp) + 1)
+        flags = int.from_bytes(data[2:4], "big")
+        question = Question(id, name, kind, data[12 : at + 5], tcp, self.asked(kind, tcp=tcp) + 1, flags)
         self.questions.append(question)
         for each in self.behaviour(question):
             if isinstance(each, float):
