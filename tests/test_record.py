@@ -10,7 +10,7 @@ import pytest
 from agent.config.model import Agent, Config, Kafka, Location, Target
 from agent.device.clock import Clock, ClockState
 from agent.device.identity import LastSeq, Run
-from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
+from agent.probers.result import Attempt, Dns, Error, Hop, Http, Icmp, Peer, Phases, Result, RoundTrips, Tls
 from agent.record import (
     AppliedTarget,
     BrokerBack,
@@ -331,6 +331,23 @@ def test_the_stamp_of_an_event_is_put_right():
     boottime_s = json.loads(record.value)["clock"]["boottime_s"]
     right = corrected(record, 1_800_000_000.0 - boottime_s)
     assert told(right)["at"] == right.at == "2027-01-15T08:00:00.000000Z"
+
+
+def test_echoes_and_a_dns_answer():
+    """Their blocks are there for their probers, and an address may be without a port."""
+    peer = Peer("192.0.2.1", None, "ipv4")
+    icmp = Icmp(5, 4, RoundTrips(1.5, 2.5, 4.5, 0.5))
+    record = a_recorder().measured(a_measurement(Result(1.0, Phases(), peer=peer, icmp=icmp)), "up", None, CLOCK)
+    value = recorded(record)
+    assert value["peer"] == {"address": "192.0.2.1", "port": None, "family": "ipv4"}
+    trips = {"min": 1.5, "avg": 2.5, "max": 4.5, "stddev": 0.5}
+    assert value["icmp"] == {"sent": 5, "received": 4, "rtt_ms": trips}
+    assert not {"dns", "http", "tls"} & value.keys()
+    dns = Dns("NOERROR", ("RD", "RA"), ("a. 60 IN A 192.0.2.1",), 1, "udp")
+    value = recorded(a_recorder().measured(a_measurement(Result(1.0, Phases(), dns=dns)), "up", None, CLOCK))
+    shown = {"rcode": "NOERROR", "flags": ["RD", "RA"], "answers": ["a. 60 IN A 192.0.2.1"], "answer_count": 1}
+    assert value["dns"] == {**shown, "transport": "udp"}
+    assert "icmp" not in value
 
 
 def test_the_schema_refuses_what_is_wrong():

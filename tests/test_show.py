@@ -12,7 +12,7 @@ import pytest
 from agent.config.model import Agent, Config, Kafka, Location, Target
 from agent.device.clock import Clock
 from agent.device.identity import Run
-from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
+from agent.probers.result import Attempt, Dns, Error, Hop, Http, Icmp, Peer, Phases, Result, RoundTrips, Tls
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
 from agent.show import NotAResult, parse, printable, show
@@ -84,6 +84,28 @@ def test_all_of_a_good_result(capsys):
         "location    ist-1",
     ):
         assert said in out, said
+
+
+def test_echoes(capsys):
+    """How many were answered, how long they took and how much that differs, and an address without a port."""
+    peer = Peer("203.0.113.7", None, "ipv4")
+    out = shown(
+        capsys, a_record(phases=Phases(send=0.1, wait=9.0), peer=peer, icmp=Icmp(5, 4, RoundTrips(1, 2, 4, 0.5)))
+    )
+    assert "address     203.0.113.7\n" in out
+    assert "echoes      4 of 5 answered\n" in out
+    assert "round trip  1.0 ms to 4.0 ms, 2.0 ms on average, standard deviation 0.5 ms\n" in out
+    assert "round trip" not in shown(capsys, a_record(peer=peer, icmp=Icmp(5, 0, None)))
+
+
+def test_a_dns_answer(capsys):
+    """Rcode, flags, way, and the records, of which some are left out; foreign text does not steer the terminal."""
+    dns = Dns("NOERROR", ("AA", "RD"), ("a.example. 60 IN A 192.0.2.1", "\x1b[2J"), 9, "tcp")
+    out = shown(capsys, a_record(phases=Phases(send=0.1, wait=9.0), dns=dns))
+    assert "answer      NOERROR, AA RD, over TCP\n" in out
+    assert "record      a.example. 60 IN A 192.0.2.1\n" in out
+    assert "\x1b" not in out
+    assert "and 7 more\n" in out
 
 
 def test_bars_are_proportional_and_follow_each_other(capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from agent.config.model import Target
-from agent.probers.result import Error, Peer, Phases, Result
+from agent.probers.result import Dns, Error, Icmp, Peer, Phases, Result
 from agent.verdict import PROOF_SECONDS, Evidence, judge
 
 HERE = Target("here", "http://a.example/", "http://a.example/", 30.0, 10.0)
@@ -145,3 +145,51 @@ def test_certificate_dates_need_a_clock(code):
 def test_own_trouble_is_unknown():
     """What this device could not do is never the target's fault."""
     assert verdict(failed("local_resource", "local", "connect"), Evidence())[0] == "unknown"
+
+
+def unanswered(code, attribution="path", phase="wait", *, icmp=None, dns=None, connect=None):
+    """A failure without a connection before it."""
+    error = Error(phase, code, attribution, "why")
+    return Result(1.0, Phases(connect=connect), error, peer=Peer("192.0.2.1", None, "ipv4"), icmp=icmp, dns=dns)
+
+
+SILENT = Icmp(3, 0, None)
+ANSWER = Dns("NOERROR", ("TC",), (), 0, "udp")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(unanswered("icmp_timeout", icmp=SILENT), id="no echo came back"),
+        pytest.param(unanswered("icmp_unreachable", icmp=SILENT), id="a router's word"),
+        pytest.param(unanswered("dns_timeout"), id="no DNS answer"),
+        pytest.param(unanswered("dns_unreachable"), id="a router's word about a DNS server"),
+    ],
+)
+def test_silence_without_a_connection_needs_proof(result):
+    """Nobody is blamed for silence alone, and it proves nothing for others."""
+    assert verdict(result, Evidence()) == ("unknown", (result.error.code, "unknown"))
+    evidence = Evidence()
+    evidence.note(OTHER, result, 99.0)
+    assert verdict(result, evidence)[0] == "unknown"
+    evidence.note(OTHER, answered(), 99.0)
+    assert verdict(result, evidence) == ("down", (result.error.code, "path"))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(unanswered("icmp_timeout", icmp=Icmp(3, 1, None)), id="an echo came back"),
+        pytest.param(unanswered("icmp_unreachable", "target", icmp=SILENT), id="its own word"),
+        pytest.param(unanswered("dns_unreachable", "target"), id="its port is closed"),
+        pytest.param(unanswered("dns_nxdomain", "target", dns=ANSWER), id="an answer"),
+        pytest.param(unanswered("connect_timeout", phase="connect", dns=ANSWER), id="truncated, and silent over TCP"),
+        pytest.param(unanswered("dns_timeout", connect=1.0), id="silent on a connection"),
+    ],
+)
+def test_what_came_back_without_a_connection(result):
+    """Anything from the address proves the way to it, for itself and for others."""
+    assert verdict(result, Evidence())[0] == "down"
+    evidence = Evidence()
+    evidence.note(OTHER, result, 99.0)
+    assert verdict(unanswered("icmp_timeout", icmp=SILENT), evidence)[0] == "down"

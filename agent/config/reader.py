@@ -337,9 +337,12 @@ def build(kind: type[T], fields: Mapping[str, Any]) -> T:
 
 
 def foreign(kind: type[msgspec.Struct], scheme: str) -> dict[str, tuple[str, ...]]:
-    """The fields of a struct that have no meaning for this scheme of a URL, and the schemes for which each has."""
+    """The fields of a struct that have no meaning for this scheme of a URL, and the schemes for which each has.
+
+    There are none for the scheme of a URL that was not opened, which is empty.
+    """
     found = {name: rule.extra("schemes") for name, rule in rules(kind).items()}
-    return {name: schemes for name, schemes in found.items() if schemes and scheme not in schemes}
+    return {name: schemes for name, schemes in found.items() if scheme and schemes and scheme not in schemes}
 
 
 def is_struct(kind: Any) -> TypeGuard[type[msgspec.Struct]]:

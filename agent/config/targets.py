@@ -86,7 +86,7 @@ class Targets:
             inner = entries(own["expect"].value, self._reader.problems)
             written += [(entry, foreign(Expect, scheme)) for entry in inner]
         for entry, elsewhere in written:
-            if scheme and entry.name in elsewhere and not entry.value.empty:
+            if entry.name in elsewhere and not entry.value.empty:
                 mend = f"remove it, as it is for {' and '.join(elsewhere[entry.name])}"
                 self._reader.problems.note(entry.at, entry.value.key, f"has no meaning for {scheme}; {mend}")
 

@@ -7,9 +7,9 @@ then is not sent. Random bytes in the payload tell them from the echoes of other
 
 import asyncio
 import errno
+import math
 import secrets
 import socket
-import statistics
 import struct
 import time
 from urllib.parse import urlsplit
@@ -146,13 +146,9 @@ class _Echoes:
         if self._first_sent is not None:
             phases.wait = ms(self._ended - self._first_sent)
         trips = [trip * 1000 for trip in self._trips.values()]
-        trip_times = None
-        if trips:
-            figures = min(trips), statistics.fmean(trips), max(trips), statistics.pstdev(trips)
-            trip_times = RoundTrips(*(round(figure, 3) for figure in figures))
         peer = Peer(self._address, None, "ipv6" if self._six else "ipv4")
         duration = round((phases.send or 0.0) + (phases.wait or 0.0), 3)
-        icmp = Icmp(len(self._sent), len(trips), trip_times) if self._sent else None
+        icmp = Icmp(len(self._sent), len(trips), _round_trips(trips)) if self._sent else None
         return Result(duration, phases, self._error(most_loss), peer, icmp=icmp)
 
     def _error(self, most_loss: float) -> Error | None:
@@ -221,6 +217,15 @@ class _Echoes:
             self._ended, self._fault = max(self._ended, now), fault
             self.done.set_result(None)
         self.close()
+
+
+def _round_trips(trips: list[float]) -> RoundTrips | None:
+    """Of milliseconds."""
+    if not trips:
+        return None
+    average = sum(trips) / len(trips)
+    deviation = math.sqrt(sum((trip - average) ** 2 for trip in trips) / len(trips))
+    return RoundTrips(*(round(figure, 3) for figure in (min(trips), average, max(trips), deviation)))
 
 
 def _open(*, six: bool) -> tuple[socket.socket, bool]:

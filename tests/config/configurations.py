@@ -48,8 +48,46 @@ OPTIONS = {
     "body_limit": SIZES,
     "expect": st.fixed_dictionaries({}, optional={"status": STATUSES}),
 }
+ANY_SCHEME = {name: OPTIONS[name] for name in ("enabled", "labels", "interval", "timeout", "ip", "resolver")}
+SERVERS = st.one_of(HOSTS, st.ip_addresses(v=6).map(lambda address: f"[{address}]"))
+PATTERNS = st.one_of(st.just("^a{1,2}, b$"), st.lists(st.sampled_from(["x", r"\s+192\.", "[A-Z]"]), max_size=2))
+ECHOES = st.fixed_dictionaries(
+    {"url": SERVERS.map("icmp://{}".format)},
+    optional={
+        **ANY_SCHEME,
+        "count": st.integers(1, 100),
+        "size": st.integers(8, 65_507),
+        "expect": st.fixed_dictionaries({}, optional={"loss": st.floats(0, 1).map(lambda loss: round(loss, 3))}),
+    },
+)
+QUESTIONS = st.fixed_dictionaries(
+    {
+        "url": st.builds(
+            "{}://{}{}/{}{}".format,
+            st.sampled_from(["dns", "dns+tcp", "DNS"]),
+            SERVERS,
+            st.sampled_from(["", ":5353"]),
+            HOSTS,
+            st.sampled_from(["", "?type=mx", "?TYPE=TYPE65280&class=CH"]),
+        )
+    },
+    optional={
+        **ANY_SCHEME,
+        "recursion": st.booleans(),
+        "expect": st.fixed_dictionaries(
+            {},
+            optional={
+                "rcodes": st.lists(st.sampled_from(["NOERROR", "nxdomain", "RCODE12"]), min_size=1, max_size=2),
+                "flags": st.lists(st.sampled_from(["AA", "ad"]), max_size=2),
+                **dict.fromkeys(("answer", "answer_not", "authority", "additional", "additional_not"), PATTERNS),
+            },
+        ),
+    },
+)
 TARGETS = st.lists(
-    st.one_of(URLS, st.fixed_dictionaries({"url": URLS}, optional={"id": TEXT.filter(bool), **OPTIONS})),
+    st.one_of(
+        URLS, st.fixed_dictionaries({"url": URLS}, optional={"id": TEXT.filter(bool), **OPTIONS}), ECHOES, QUESTIONS
+    ),
     max_size=4,
     unique_by=lambda target: target if isinstance(target, str) else target.get("id", target["url"]),
 )

@@ -100,12 +100,14 @@ def test_any_document(value, load_text):
 
 
 @SETTINGS
-@given(options=st.dictionaries(st.sampled_from([*rules(Target)]), VALUES, max_size=5), default=st.booleans())
-def test_any_target(options, default, load_text):
+@given(
+    options=st.dictionaries(st.sampled_from([*rules(Target)]), VALUES, max_size=5),
+    default=st.booleans(),
+    url=st.sampled_from(["http://a/", "icmp://a", "dns://a/b"]),
+)
+def test_any_target(options, default, url, load_text):
     """Any value for any option of a target, or as a default."""
-    document = (
-        {"defaults": options, "targets": ["http://a/"]} if default else {"targets": [{"url": "http://a/"} | options]}
-    )
+    document = {"defaults": options, "targets": [url]} if default else {"targets": [{"url": url} | options]}
     check(load_text, BASE.encode() + yaml.safe_dump(document, allow_unicode=True).encode())
 
 

@@ -160,3 +160,54 @@ def test_a_default_certificate_and_the_key_of_a_target(target, tmp_path, certifi
     certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
     certificate.private_key_pem.write_to_path(str(tmp_path / "client.key"))
     assert target("{url: https://a/, tls: {client_key: client.key}}", "{tls: {client_certificate: client.pem}}")
+
+
+def test_a_default_without_a_meaning_for_a_scheme_is_left_out(load_text):
+    """Each target has of the defaults what is for its scheme; the others' stay as they are."""
+    config = load_text(
+        "defaults: {method: HEAD, count: 3, size: 64, recursion: no, headers: {X-A: b}, tls: {verify: no}, ip: 4, "
+        "basic_auth: {username: me, password: hidden}, "
+        "expect: {status: [204], loss: 0.5, rcodes: [NXDOMAIN], answer: [x]}}\n"
+        "targets: [http://a/, icmp://a, dns://a/b]\n"
+    )
+    http, icmp, dns = config.targets
+    assert (http.method, http.count, http.recursion, http.tls.verify, http.ip) == ("HEAD", 1, True, False, "4")
+    assert (icmp.method, icmp.count, icmp.size, icmp.headers, icmp.basic_auth) == ("GET", 3, 64, {}, None)
+    assert (dns.method, dns.count, dns.recursion, dns.tls.verify, dns.ip) == ("GET", 1, False, True, "4")
+    assert (http.expect.status, http.expect.loss, http.expect.rcodes) == (((204, 204),), 0.0, ("NOERROR",))
+    assert (icmp.expect.status, icmp.expect.loss, icmp.expect.answer) == (((200, 399),), 0.5, ())
+    assert (dns.expect.loss, dns.expect.rcodes, dns.expect.answer) == (0.0, ("NXDOMAIN",), ("x",))
+
+
+def test_expectations_of_answers(target):
+    """One expression or several; a comma does not part them; words are in either case."""
+    expect = target(
+        "{url: 'dns://a/b', expect: {answer: '^a{1,2}, b$', answer_not: [x, ' y '], "
+        "rcodes: 'nxdomain, rcode5', flags: ad}}"
+    ).expect
+    assert (expect.answer, expect.answer_not) == (("^a{1,2}, b$",), ("x", " y "))
+    assert (expect.rcodes, expect.flags) == (("NXDOMAIN", "REFUSED"), ("AD",))
+
+
+@pytest.mark.parametrize(
+    ("url", "in_full"),
+    [
+        ("ICMP://Host.Example/", "icmp://host.example"),
+        ("icmp://[2001:DB8::1]#top", "icmp://[2001:db8::1]"),
+        ("dns://192.0.2.53/Example.COM.", "dns://192.0.2.53/example.com?type=A"),
+        ("dns+tcp://Ns.Example:5353/.?TYPE=ns", "dns+tcp://ns.example:5353/.?type=NS"),
+        ("dns://[::1]/version.bind?class=ch&type=TYPE16", "dns://[::1]/version.bind?type=TXT&class=CH"),
+        ("dns://a/0/25.2.0.192.in-addr.arpa?type=TYPE65280", "dns://a/0/25.2.0.192.in-addr.arpa?type=TYPE65280"),
+        ("dns://a/_25._tcp.a%25b?type=TLSA", "dns://a/_25._tcp.a%25b?type=TLSA"),
+    ],
+)
+def test_urls_of_other_schemes(url, in_full, target):
+    """They have one form, which is the target's id too: what a question asks for is no secret."""
+    found = target(f"'{url}'")
+    assert (found.id, found.url, found.shown_url) == (in_full, in_full, in_full)
+
+
+def test_secrets_that_are_not_opened(load_text, monkeypatch):
+    """What an unknown URL may have is not told then."""
+    text = "targets: [{id: a, url: {env: U}, count: 3, method: GET, expect: {loss: 0, answer: {env: U}}}]\n"
+    assert len(load_text(text, secrets="skip").targets) == 1
