@@ -1,6 +1,7 @@
 """One question to a DNS server and its answer, over UDP or TCP (RFC 1035, section 4.2), with each phase's end."""
 
 import asyncio
+import errno
 import socket
 import time
 from typing import NamedTuple
@@ -110,7 +111,8 @@ class _OverUdp(_Exchange):
             try:
                 self._socket = Datagrams(self, made)
                 self._socket.connect(self._address, port)
-                self._socket.send(self._ask.message)
+                if not self._socket.send(self._ask.message):
+                    raise OSError(errno.ENOBUFS, "no room for a first datagram")
             except OSError:
                 made.close()
                 raise

@@ -27,8 +27,8 @@ class Network:
         for namespace in (self.device, self.router, self.host):
             subprocess.run(["ip", "netns", "add", namespace], check=True, capture_output=True)
             self.run(namespace, "ip link set lo up")
-            # No waiting for whether an address is someone else's.
-            self.run(namespace, "sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0")
+            for each in ("default", "all"):  # no waiting for whether an address is someone else's
+                self.set(namespace, f"ipv6/conf/{each}/accept_dad", "0")
         for number, namespace in enumerate((self.device, self.host), 1):
             self.run(self.router, f"ip link add to{number} type veth peer name out netns {namespace}")
             for name, where, last in ((f"to{number}", self.router, "254"), ("out", namespace, "1")):
@@ -37,11 +37,12 @@ class Network:
                 self.run(where, f"ip link set {name} up")
             self.run(namespace, f"ip route add default via 10.217.{number}.254")
             self.run(namespace, f"ip route add default via fd17:{number}::254")
-        self.run(self.router, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+        for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self.set(self.router, setting, "1")
         # A router tells of each packet, and a neighbour is given up quickly.
-        self.run(self.router, "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")
-        for family in ("ipv4", "ipv6"):
-            self.run(self.device, f"sysctl -qw net.{family}.neigh.out.retrans_time_ms=50")
+        for family, ratelimit in (("ipv4", "icmp_ratelimit"), ("ipv6", "icmp/ratelimit")):
+            self.set(self.router, f"{family}/{ratelimit}", "0")
+            self.set(self.device, f"{family}/neigh/out/retrans_time_ms", "50")
         for kind, number in (("unreachable", 3), ("blackhole", 4), ("prohibit", 5)):
             self.run(self.router, f"ip route add {kind} 10.217.{number}.0/24")
             self.run(self.router, f"ip route add {kind} fd17:{number}::/64")
@@ -51,10 +52,14 @@ class Network:
         self.run(self.host, "ip addr add 10.217.2.2/24 dev out")
         self.run(self.host, "ip addr add fd17:2::2/64 dev out nodad")
 
+    def set(self, namespace: str, setting: str, value: str) -> None:
+        """Changes a setting of a namespace's kernel, below net/."""
+        with within(namespace):
+            Path("/proc/sys/net", setting).write_text(value)
+
     def ping_sockets(self, allowed: bool) -> None:
         """Whether the device may use them."""
-        with within(self.device):
-            Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647" if allowed else "1 0")
+        self.set(self.device, "ipv4/ping_group_range", "0 2147483647" if allowed else "1 0")
 
     def close(self) -> None:
         for namespace in (self.device, self.router, self.host):

@@ -64,9 +64,8 @@ async def host(network, six, behaviour):
     sock.setblocking(False)
     sock.bind((ADDRESSES[six], 0))
     other.bind((ADDRESSES[six][:-1] + "2", 0))
-    network.run(
-        network.host, f"sysctl -qw net.{'ipv6' if six else 'ipv4'}.{'icmp.' if six else 'icmp_'}echo_ignore_all=1"
-    )
+    setting = "ipv6/icmp/echo_ignore_all" if six else "ipv4/icmp_echo_ignore_all"
+    network.set(network.host, setting, "1")
 
     async def answer(echo, peer):
         for each in behaviour(echo, echoes):
@@ -97,9 +96,7 @@ async def host(network, six, behaviour):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        network.run(
-            network.host, f"sysctl -qw net.{'ipv6' if six else 'ipv4'}.{'icmp.' if six else 'icmp_'}echo_ignore_all=0"
-        )
+        network.set(network.host, setting, "0")
 
 
 def with_ip(packet: bytes, peer: str) -> bytes:
@@ -113,7 +110,7 @@ def url(six: bool, address: str | None = None) -> str:
     return f"icmp://[{address}]" if six else f"icmp://{address}"
 
 
-async def of(network, target, timeout=0.4, **options):
+async def of(network, target, timeout=0.3, **options):
     """Measures from the device."""
     with within(network.device):
         return await measure(target, timeout, **options)
@@ -170,7 +167,7 @@ def earlier(echo, echoes):
 # What the host does, the error or None, and how many count as answered of three.
 BEHAVIOURS = {
     "answers": (lambda e, _: [e.reply()], None, 3),
-    "slowly": (lambda e, _: [0.15, e.reply()], None, 3),
+    "slowly": (lambda e, _: [0.08, e.reply()], None, 3),
     "silent": (lambda e, _: [], TIMEOUT, 0),
     "duplicates": (lambda e, _: [e.reply(), e.reply(), 0.01, e.reply()], None, 3),
     "duplicates of one": (lambda e, _: [e.reply()] * 3 if e.sequence == 1 else [], TIMEOUT, 1),
