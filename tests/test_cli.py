@@ -229,6 +229,23 @@ def test_probe_of_a_url(cli, site, tmp_path):
     assert (record["status"], record["location"]["id"], record["target"]["url"]) == ("up", "here", site)
 
 
+def test_probe_of_other_schemes(cli):
+    """A DNS server and a host are measured like a site, and their records are valid by the schema."""
+    done = cli("probe", "--json", "dns://127.0.0.1:1/example.com")  # nobody listens there
+    assert done.returncode == 1
+    record = json.loads(done.stdout)
+    schema = json.loads(cli("schema", "result").stdout)
+    jsonschema.validate(record, schema)
+    assert (record["target"]["type"], record["error"]["code"]) == ("dns", "dns_unreachable")
+    done = cli("probe", "--json", "icmp://127.0.0.1")
+    record = json.loads(done.stdout)
+    jsonschema.validate(record, schema)
+    assert record["target"]["type"] == "icmp"
+    allowed = record["error"] is None
+    assert (done.returncode, record["status"]) == ((0, "up") if allowed else (3, "unknown"))
+    assert allowed or record["error"]["code"] == "local_resource"
+
+
 def test_probe_of_targets(cli, site, silent_resolver, tmp_path):
     """One by its id, or all with a count at the end; the exit status is the worst, and what is disabled is left out."""
     targets = f"""\

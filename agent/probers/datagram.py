@@ -9,6 +9,7 @@ from typing import Protocol
 
 from agent.probers.icmp_packet import Unreachable, unreachable
 from agent.probers.poll import FAILED, running
+from agent.probers.result import Attribution
 
 _EVENTS = select.EPOLLIN | select.EPOLLET
 _LARGEST = 1 << 16
@@ -38,13 +39,13 @@ class End(Protocol):
 class Datagrams:
     """Takes a socket that is not connected yet. Whoever made it closes it, whatever happens."""
 
-    __slots__ = ("_deadline", "_end", "_peer", "_poll", "_socket")
+    __slots__ = ("_deadline", "_end", "_here", "_peer", "_poll", "_socket")
 
     def __init__(self, end: End, made: socket.socket) -> None:
         self._end: End | None = end
         self._socket: socket.socket | None = made
         self._poll = running()
-        self._peer = b""
+        self._peer = self._here = ""
         self._deadline = math.inf
 
     def connect(self, address: str, port: int, *, stamped: bool = False) -> None:
@@ -58,8 +59,16 @@ class Datagrams:
         if stamped:
             self._socket.setsockopt(socket.SOL_SOCKET, _TIMESTAMPNS, 1)
         self._socket.connect((address, port))
-        self._peer = socket.inet_pton(self._socket.family, address)
+        family = self._socket.family
+        self._peer = socket.inet_ntop(family, socket.inet_pton(family, address))
+        self._here = self._socket.getsockname()[0]
         self._poll.add(self, self._socket.fileno(), _EVENTS)
+
+    def who_says(self, error: Unreachable) -> tuple[Attribution, str]:
+        """To whom an error is put down, and a sentence for people."""
+        # This device says so itself when its neighbour, which may be the router, does not answer.
+        here = " (this device)" if error.by == self._here else ""
+        return "target" if error.by == self._peer else "path", f"{error.by}{here} says: {error.why}"
 
     def send(self, data: bytes) -> bool:
         """Whether it was sent; not so while there is no room. Raises OSError, which is this device's fault."""
@@ -105,7 +114,7 @@ class Datagrams:
             except OSError:  # ICMP's again, of which more was heard already
                 continue
             # A ping socket takes them from anyone.
-            if socket.inet_pton(self._socket.family, source[0].partition("%")[0]) == self._peer:
+            if source[0].partition("%")[0] == self._peer:
                 self._end.received(data, _moment(ancillary, now))
         if self._socket is not None:
             self._poll.tell_again(self._socket.fileno(), _EVENTS)

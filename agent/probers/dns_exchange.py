@@ -133,8 +133,8 @@ class _OverUdp(_Exchange):
 
     def told(self, error: Unreachable, about: bytes, now: float) -> None:
         """See `End`."""
-        by_itself = error.by == self._address
-        self._fail("dns_unreachable", "target" if by_itself else "path", f"{error.by} says: {error.why}")
+        assert self._socket is not None
+        self._fail("dns_unreachable", *self._socket.who_says(error))
 
     def expired(self) -> None:
         """See `End`."""

@@ -74,7 +74,7 @@ class _Echoes:
         self._first_sent: float | None = None
         self._sent: dict[int, float] = {}
         self._trips: dict[int, float] = {}
-        self._unreachable: dict[int, Unreachable] = {}
+        self._unreachable: dict[int, tuple[Attribution, str]] = {}
         self._next = 1
         self._raw = False
         self._socket: Datagrams | None = None
@@ -125,8 +125,8 @@ class _Echoes:
     def told(self, error: Unreachable, about: bytes, now: float) -> None:
         # Of the payload it may bring nothing.
         echo = icmp_packet.quoted(about, six=self._six)
-        if echo is not None and self._is_ours(echo) and echo.sequence not in self._trips:
-            self._unreachable[echo.sequence] = error
+        if echo is not None and self._is_ours(echo) and echo.sequence not in self._trips and self._socket is not None:
+            self._unreachable[echo.sequence] = self._socket.who_says(error)
             self._ended = max(self._ended, now)
             self._look()
 
@@ -163,14 +163,8 @@ class _Echoes:
         if self._trips and most_loss:
             told += f", a loss of {lost / sent:.3g} where {most_loss:.3g} is expected at most"
         if self._unreachable and not self._trips:
-            error = next(iter(self._unreachable.values()))
-            by_itself = error.by == self._address
-            return Error(
-                "wait",
-                "icmp_unreachable",
-                "target" if by_itself else "path",
-                f"{told}: {error.by} says: {error.why}",
-            )
+            attribution, says = next(iter(self._unreachable.values()))
+            return Error("wait", "icmp_unreachable", attribution, f"{told}: {says}")
         return Error("wait", "icmp_timeout", "path", f"{told} within the timeout")
 
     def _send(self) -> None:

@@ -304,9 +304,20 @@ async def test_a_black_hole(network, kind, six):
 
 
 async def test_a_neighbour_that_is_not_there(network, kind, six):
-    """This device's own kernel says so in the end; it is the way that is tried, not this device."""
+    """This device's own kernel says so in the end, which is told."""
     result = await of(network, url(six, "fd17:1::77" if six else "10.217.1.77"), timeout=2.0)
     assert failure(result) == ("icmp_unreachable", "wait", "path")
+    here, why = ("fd17:1::1", "address unreachable") if six else ("10.217.1.1", "host unreachable")
+    assert result.error.message == f"no reply: {here} (this device) says: {why}"
+
+
+async def test_an_address_in_another_form(network):
+    """However an address is written, its own word and its replies are its own."""
+    network.ping_sockets(allowed=True)
+    async with host(network, True, error(1, 4)):
+        result = await of(network, "icmp://[fd17:2:0:0:0::1]", timeout=1.0)
+    assert failure(result) == ("icmp_unreachable", "wait", "target")
+    assert (await of(network, "icmp://[fd17:2:0:0:0::1]")).error is None
 
 
 async def test_no_route(network, kind, six):
