@@ -38,6 +38,20 @@ def test_it_becomes_active(device):
     assert device.machine.property("ExecMainStatus") == "0"
 
 
+def test_an_echo_from_the_sandbox(device):
+    """The agent needs no capability for a ping: the installation lets it open ping sockets."""
+    device.configure(targets=f"  - {{id: gateway, url: 'icmp://{device.machine.address}'}}\n")
+    device.switch_on()
+
+    def echoes():
+        device.arrivals.poll(0.1)
+        results = [json.loads(each.value) for each in device.arrivals.by_topic[device.topic]]
+        return {(each["status"], each["target"]["type"]) for each in results if each["target"]["id"] == "gateway"}
+
+    wait_for(echoes, "a result")
+    assert echoes() == {("up", "icmp")}
+
+
 def test_exposure(device):
     """systemd's own analysis of the sandbox that it made."""
     said = device.machine.run("systemd-analyze", "security", "--no-pager", UNIT)
