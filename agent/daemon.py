@@ -373,7 +373,7 @@ class Daemon:
 
     def status(self, *, each_target: bool = False) -> Status:
         """What is known now; `each_target`: with all targets, which takes some milliseconds when they are many."""
-        waiting, (state, lost_s) = self._spool.waiting(), self._forwarder.broker()
+        waiting = self._spool.waiting()
         verdicts = self._results.verdicts
         return Status(
             agent=self._config.agent.id,
@@ -385,7 +385,7 @@ class Daemon:
             checks_per_second=self._figures.get("checks_per_second"),
             missed=self._figures.get("missed"),
             lateness_max_ms=self._figures.get("lateness_max_ms"),
-            broker=BrokerNow(state, lost_s),
+            broker=BrokerNow(*self._forwarder.broker()),
             spool=_spool_now(waiting),
             clock_synchronized=self._clock.state().synchronized,
             config=self._configured.now(),

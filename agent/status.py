@@ -34,11 +34,13 @@ class TargetNow(msgspec.Struct):
 class BrokerNow(msgspec.Struct):
     """`state`: `lost` for `lost_s` seconds; `unknown` for so long, before the first acknowledgement.
 
-    An edit of the `kafka` block makes it `unknown`, too.
+    An edit of the `kafka` block makes it `unknown`, too. `error`: what Kafka's client last said of it since the last
+    acknowledgement, empty when it said nothing.
     """
 
     state: Literal["up", "lost", "unknown"]
     lost_s: float | None = None
+    error: str = ""
 
 
 class SpoolNow(msgspec.Struct):
@@ -111,10 +113,11 @@ class Status(msgspec.Struct):
     def judge(self) -> "Status":
         """Sets `health` and `why`; returns itself."""
         why = []
+        error = f": {self.broker.error}" if self.broker.error else ""
         if self.broker.state == "lost":
-            why.append(f"Kafka acknowledges nothing for {_seconds(self.broker.lost_s or 0)}")
+            why.append(f"Kafka acknowledges nothing for {_seconds(self.broker.lost_s or 0)}{error}")
         if self.broker.state == "unknown" and (self.broker.lost_s or 0) > 30:
-            why.append("Kafka has acknowledged nothing yet")
+            why.append(f"Kafka has acknowledged nothing yet{error}")
         if self.spool.trouble:
             why.append(f"spool: {self.spool.trouble}")
         if self.spool.given_up_s is not None and self.spool.given_up_s < FRESH:

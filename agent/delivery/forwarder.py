@@ -43,7 +43,12 @@ class Report(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where records go. No call blocks."""
+    """Where records go. No call blocks.
+
+    `trouble`: what is in the way, as far as it has heard since a record arrived; no secret is in it.
+    """
+
+    trouble: str
 
     def send(self, records: Sequence[Record]) -> None:
         """Takes records of one topic; what becomes of each is reported by `poll`, once."""
@@ -87,13 +92,13 @@ class Forwarder:
         self._unknown_since: float | None = boottime()  # until this sink has an acknowledgement
         self.last_turn = boottime()  # progress, for whoever watches
 
-    def broker(self) -> tuple[Literal["up", "lost", "unknown"], float | None]:
-        """Whether Kafka acknowledges, as far as is known, and for how many seconds it has not."""
+    def broker(self) -> tuple[Literal["up", "lost", "unknown"], float | None, str]:
+        """Whether Kafka acknowledges, as far as is known; if not, for how many seconds, and why, if that is known."""
         if self._lost_since is not None:
-            return "lost", round(boottime() - self._lost_since, 3)
+            return "lost", round(boottime() - self._lost_since, 3), self._sink.trouble
         if self._unknown_since is not None:
-            return "unknown", round(boottime() - self._unknown_since, 3)
-        return "up", None
+            return "unknown", round(boottime() - self._unknown_since, 3), self._sink.trouble
+        return "up", None, ""
 
     async def run(self) -> None:
         """For ever."""

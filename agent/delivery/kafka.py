@@ -53,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "topic.metadata.propagation.max.ms": 3_000,  # how long an unknown topic is waited for before it is told
 }
 REMAKE = 5.0  # seconds between two producers
+TROUBLE = 160  # characters of an error that are kept for whoever asks
 UNSTAMPED_SECONDS = 600.0  # that records go without a stamp after one was refused
 UNREACHABLE = 10.0  # seconds after which a reader gives up
 TRIES = (
@@ -79,7 +80,8 @@ _RECORD_REFUSED = {
 
 
 # What librdkafka writes around a cause: `HOST:PORT/ID: Connect to ipv4#… failed: ` and ` (after 3ms in state CONNECT)`.
-_AROUND_CAUSE = re.compile(r"^.*(?:Connect to \S+ failed|\S+:\d+(?:/\w+)?): | \(after \d+ms in state \w+.*\)$")
+_BEHIND_CAUSE = r" \(after \d+ms in state \w+.*\)$"
+_AROUND_CAUSE = re.compile(r"^.*(?:Connect to \S+ failed|\S+:\d+(?:/\w+)?): |" + _BEHIND_CAUSE)
 
 _HERE = ("localhost:", "127.", "[::1]:")
 
@@ -99,6 +101,7 @@ class KafkaSink:
     """
 
     def __init__(self, kafka: Kafka, agent_id: str, clock: Clock) -> None:
+        self.trouble = ""
         self._agent_id = agent_id.encode()
         self._clock = clock
         self._kafka = kafka
@@ -147,6 +150,11 @@ class KafkaSink:
                 self._bury(error.args[0])
         reports = [report for block in self._blocks for report in block.reports(self._fate)]
         self._blocks = [block for block in self._blocks if block.left]
+        for records, fate, reason in reports:
+            if fate == "arrived":
+                self.trouble = ""
+            elif fate == "topic_refused":
+                self._complain_of(f"topic {records[0].topic}: {reason}")
         return reports
 
     def withdraw(self) -> None:
@@ -175,6 +183,7 @@ class KafkaSink:
     def _bury(self, error: KafkaError) -> None:
         text = "Kafka: the producer failed and is replaced: %s"
         log.error(text, error.str(), extra={"trouble": "fatal", "secrets_of": self._kafka})
+        self._complain_of(error.str())
         left = [block.left for block in self._blocks]
         self.close()
         for records in left:
@@ -192,12 +201,18 @@ class KafkaSink:
             except DeliveryError as error:  # a file of keys may have gone since
                 text = "Kafka: no new producer: %s; it is tried again each %.0f s"
                 log.error(text, error, REMAKE, extra={"trouble": "remake"})
+                self._complain_of(str(error))
 
     def _error(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # which counts them wrongly, and says no cause
+            self._complain_of(error.str())
             log.warning(
                 "Kafka: %s", error.str(), extra={"trouble": (self._number, error.code()), "secrets_of": self._kafka}
             )
+
+    def _complain_of(self, text: str) -> None:
+        said = re.sub(_BEHIND_CAUSE, "", Mask(self._kafka).text(text))
+        self.trouble = said if len(said) <= TROUBLE else said[:TROUBLE] + "…"
 
     def _fate(self, error: KafkaError) -> tuple[Fate, str]:
         code = error.code()

@@ -33,6 +33,8 @@ def all_arrive(records):
 class Answering:
     """A sink that reports of each batch, at the next poll, what `answer` makes of it. Withdrawn is what it keeps."""
 
+    trouble = "refused"
+
     def __init__(self, answer):
         self.answer = answer
         self.sent = []  # batches
@@ -318,15 +320,15 @@ def test_silence_is_said_and_its_end(clock, caplog):
 def test_another_kafka_is_not_known_to_be_up(clock):
     """That the one before an edit acknowledged says nothing of the one after it."""
     line = Line(all_arrive)
-    assert line.forwarder.broker() == ("unknown", 0.0)
+    assert line.forwarder.broker() == ("unknown", 0.0, "refused")
     line.append(RESULTS, 1)
     line.turn(2)
-    assert line.forwarder.broker() == ("up", None)
+    assert line.forwarder.broker() == ("up", None, "")
     line.forwarder.replace(Answering(lambda records: []), 0.25)
     clock.now += 2
     line.append(RESULTS, 2)
     line.turn(2)
-    assert line.forwarder.broker() == ("unknown", 2.0)
+    assert line.forwarder.broker() == ("unknown", 2.0, "refused")
 
 
 @pytest.mark.parametrize("fate", ["again", "unsent"])

@@ -84,7 +84,7 @@ async def test_an_oversize_record_goes_alone(cluster, caplog):
 
 
 async def test_a_broker_that_goes_and_comes_back(cluster, soon_lost, caplog):
-    """While it is away records wait, and its silence is said; then all arrive in order, each once."""
+    """While it is away records wait, and its silence is said, with the reason; then all arrive in order, each once."""
     caplog.set_level(logging.INFO)
     async with running(cluster.address) as line:
         line.append(5)
@@ -92,9 +92,13 @@ async def test_a_broker_that_goes_and_comes_back(cluster, soon_lost, caplog):
         cluster.down()
         line.append(20)
         await said(caplog, "Kafka acknowledges nothing; measuring goes on, and what it yields waits on disk")
+        await said(caplog, "Connection refused")
+        state, _, why = line.forwarder.broker()
+        assert (state, why.rpartition(": ")[2]) == ("lost", "Connection refused")
         line.append(20)
         cluster.up()
         await line.drained()
+        assert line.forwarder.broker() == ("up", None, "")
         await said(caplog, "Kafka acknowledges again")
     assert ids(consume(cluster.address, RESULTS, 45)) == list(line.sent)
     assert "Connection refused" in caplog.text
@@ -107,7 +111,23 @@ async def test_a_name_that_does_not_resolve_is_said(caplog, written):
         await said(caplog, "Failed to resolve 'nowhere.invalid:9092'")
         await asyncio.sleep(1)
         assert len(line.spool) == 5
-    assert written.getvalue().count("Failed to resolve") == 1
+        assert "Failed to resolve 'nowhere.invalid:9092'" in line.forwarder.broker()[2]
+        assert written.getvalue().count("Failed to resolve") == 1
+        line.forwarder.replace(line.sink(), 0.05)
+        assert line.forwarder.broker()[2] == ""
+
+
+async def test_what_is_said_of_kafka_is_bounded_and_no_secret(caplog):
+    """Whoever asks for its state sees neither what the configuration hides nor a line without end."""
+    async with running("nowhere.invalid:9092", client_id=Secret("nowhere")) as line:
+        await said(caplog, "Failed to resolve")
+        told = line.forwarder.broker()[2]
+    assert "Failed to resolve '***.invalid:9092'" in told
+    name = ".".join(["a" * 60] * 4)
+    async with running(f"{name}:9092") as line:
+        caplog.clear()
+        await said(caplog, "Failed to resolve")
+        assert len(line.forwarder.broker()[2]) == kafka.TROUBLE + 1
 
 
 async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplog):
@@ -123,6 +143,7 @@ async def test_a_producer_that_keeps_dying_is_replaced_in_measure(cluster, caplo
             await asyncio.sleep(0.01)
             turns += 1
         assert turns > 50, "the loop stood still"
+        assert "Failed to acquire idempotence PID" in line.forwarder.broker()[2]
         assert len(line.spool) == 5
     seconds = time.monotonic() - begin
     assert 1 <= caplog.text.count("FATAL [rdkafka#producer") <= 1 + seconds / kafka.REMAKE

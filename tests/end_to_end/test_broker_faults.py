@@ -229,6 +229,8 @@ def test_tls_and_scram(secure, plain, authority, tmp_path):
             running.says("configuration .* applied", 2 * reload)
             running.says("WARNING .*[Aa]uthentication", reload)
             assert reload > 1 or device.arrivals.newest == 0
+            status = json.loads(command("status", "--config", str(device.config), "--json").stdout)
+            assert "uthentication" in status["broker"]["error"]
             write("right.pem", "right password")
             running.send(signal.SIGHUP)
             running.says("configuration .* applied", 2 * reload + 1)
