@@ -377,7 +377,8 @@ def test_removal(operator, installed):
 
 
 def test_not_a_wheelhouse(operator):
-    """What is no wheelhouse, or one for another machine, is refused in words."""
+    """What is no wheelhouse, or one for another machine, is refused in words; so is none, without a checkout."""
+    assert "it has no checkout around it here, so it needs --wheelhouse DIR" in operator.does("/root/install", status=2)
     assert "has not the name that ./scripts/wheelhouse gave it" in operator.does(
         "/root/install", "--wheelhouse", "/root", status=2
     )
