@@ -385,7 +385,7 @@ class Daemon:
             checks_per_second=self._figures.get("checks_per_second"),
             missed=self._figures.get("missed"),
             lateness_max_ms=self._figures.get("lateness_max_ms"),
-            broker=BrokerNow(*self._forwarder.broker()),
+            broker=BrokerNow(*self._forwarder.broker(), self._forwarder.refused_topics()),
             spool=_spool_now(waiting),
             clock_synchronized=self._clock.state().synchronized,
             config=self._configured.now(),

@@ -35,12 +35,13 @@ class BrokerNow(msgspec.Struct):
     """`state`: `lost` for `lost_s` seconds; `unknown` for so long, before the first acknowledgement.
 
     An edit of the `kafka` block makes it `unknown`, too. `error`: what Kafka's client last said of it since the last
-    acknowledgement, empty when it said nothing.
+    acknowledgement, empty when it said nothing. `refused_topics`: it takes nothing for them, whatever the state.
     """
 
     state: Literal["up", "lost", "unknown"]
     lost_s: float | None = None
     error: str = ""
+    refused_topics: tuple[str, ...] = ()
 
 
 class SpoolNow(msgspec.Struct):
@@ -118,6 +119,8 @@ class Status(msgspec.Struct):
             why.append(f"Kafka acknowledges nothing for {_seconds(self.broker.lost_s or 0)}{error}")
         if self.broker.state == "unknown" and (self.broker.lost_s or 0) > 30:
             why.append(f"Kafka has acknowledged nothing yet{error}")
+        for topic in self.broker.refused_topics:
+            why.append(f"Kafka does not take what is for the topic {topic}, which waits on disk; the journal says why")
         if self.spool.trouble:
             why.append(f"spool: {self.spool.trouble}")
         if self.spool.given_up_s is not None and self.spool.given_up_s < FRESH:

@@ -91,6 +91,17 @@ async def test_a_healthy_agent(device, monkeypatch):
     assert "secret" not in shown + told
 
 
+async def test_a_kafka_that_takes_no_results_is_not_well(device):
+    """Though it acknowledges what is for another topic."""
+    with EmbeddedBroker() as broker:
+        device.write(broker.address)
+        async with device.running():
+            said = await device.says(lambda said: said.broker.state == "up")
+    said.broker.refused_topics = ("uptime.results",)
+    assert said.judge().health == "degraded"
+    assert "Kafka does not take what is for the topic uptime.results" in said.line()
+
+
 async def test_a_degraded_agent(device, monkeypatch):
     """Exit status 1, and why, in words: the broker, an edit that was refused."""
     monkeypatch.setattr("agent.delivery.forwarder.LOST_AFTER", 0.2)

@@ -100,6 +100,10 @@ class Forwarder:
             return "unknown", round(boottime() - self._unknown_since, 3), self._sink.trouble
         return "up", None, ""
 
+    def refused_topics(self) -> tuple[str, ...]:
+        """Those that Kafka does not take records for, as none was acknowledged since it said so."""
+        return tuple(sorted(self._held))
+
     async def run(self) -> None:
         """For ever."""
         due = boottime()

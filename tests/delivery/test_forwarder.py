@@ -281,6 +281,7 @@ def test_a_refused_topic_does_not_stop_the_other(clock, written):
         clock.now += HOLD
         line.turn(9)
     assert line.sink.sent[2:] == [[1], [1], [1]]
+    assert (line.forwarder.broker()[0], line.forwarder.refused_topics()) == ("up", (RESULTS,))
     assert written.messages == [
         "topic results: does not exist; it is tried again, 3 records wait in memory, the rest on disk"
     ]
@@ -288,6 +289,7 @@ def test_a_refused_topic_does_not_stop_the_other(clock, written):
     clock.now += HOLD
     line.drain()
     assert line.sink.sent[5:] == [[1], [2, 3]]
+    assert line.forwarder.refused_topics() == ()
     assert written.messages[1:] == ["topic results: takes records now"]
 
 
