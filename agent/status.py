@@ -123,6 +123,8 @@ class Status(msgspec.Struct):
             why.append(f"Kafka does not take what is for the topic {topic}, which waits on disk; the journal says why")
         if self.spool.trouble:
             why.append(f"spool: {self.spool.trouble}")
+        if self.run == 0:
+            why.append("the state directory could not be written at the start, so that this run has no number")
         if self.spool.given_up_s is not None and self.spool.given_up_s < FRESH:
             ago, reason = _seconds(self.spool.given_up_s), self.spool.given_up_why
             why.append(f"records were given up: {self.spool.given_up} since the start, the last {ago} ago ({reason})")

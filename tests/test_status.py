@@ -102,6 +102,15 @@ async def test_a_kafka_that_takes_no_results_is_not_well(device):
     assert "Kafka does not take what is for the topic uptime.results" in said.line()
 
 
+async def test_a_run_without_a_number_is_not_well(device):
+    """Where the state directory cannot be written, nobody has to read the journal to know."""
+    (device.folder / "state" / "run.json.new" / "in the way").mkdir(parents=True)
+    async with device.running():
+        said = await device.says(lambda said: True)
+    assert (said.health, said.run) == ("degraded", 0)
+    assert any("the state directory could not be written" in why for why in said.why)
+
+
 async def test_a_degraded_agent(device, monkeypatch):
     """Exit status 1, and why, in words: the broker, an edit that was refused."""
     monkeypatch.setattr("agent.delivery.forwarder.LOST_AFTER", 0.2)

@@ -38,7 +38,7 @@ RETRY = 0.1  # seconds between two attempts to write when stopping
 PATIENCE = 2.0  # seconds that the disk may take
 OPENING = 10.0  # seconds that it may take to list the directory, before measuring begins without it
 TELL_AGAIN = 10.0  # seconds until gaps are told again after Kafka refused the record of one
-QUIET = 5.0  # seconds without trouble until the log says that it is over: a turn may have had nothing to do
+QUIET = 5.0  # seconds without trouble until it is over: a turn may have had nothing to do
 
 
 class Spool:
@@ -81,8 +81,8 @@ class Spool:
         self._gaps_seen = self._gaps_kept = 0
         self._tell_from = 0.0
         self._on_disk = Response()  # the last one's figures
-        self._trouble = ""  # that the disk is in
-        self._trouble_at: float | None = None  # boot time when it last was in one, until the log says that it is over
+        self._trouble = ""  # that the disk is in, until it is over
+        self._trouble_at = 0.0  # boot time when it last was in one
         self.broker_lost = False  # to be set by who knows: then everything is synced once a second
         self.ready = asyncio.Event()  # set when there may be something new to take
 
@@ -119,7 +119,7 @@ class Spool:
             if self._underway is not None and (error := self._underway.exception()) is not None:
                 log.error("spool: it failed: %r; what the disk has not taken is lost", error)
                 break
-            if self._trouble and boottime() < end:
+            if self._trouble_of(self._on_disk) and boottime() < end:
                 await asyncio.sleep(min(RETRY, max(end - boottime(), 0.0)))
         closed = self._disk.call(self._store.close)
         self._disk.end()
@@ -519,17 +519,18 @@ class Spool:
 
     def _say(self, response: Response) -> None:
         """Logs trouble while it goes on, and its end."""
-        self._trouble = response.trouble
-        if response.full and not self._trouble:
-            self._trouble = "there is no room for it (on the disk, or by spool.max_size and spool.min_free)"
-        if self._trouble:
-            self._say_trouble(f"{len(self)} records wait in memory (room for {self._last_resort} bytes)")
-        elif self._trouble_at is not None and boottime() - self._trouble_at >= QUIET:
-            self._trouble_at = None
+        if trouble := self._trouble_of(response):
+            self._say_trouble(trouble, f"{len(self)} records wait in memory (room for {self._last_resort} bytes)")
+        elif self._trouble and boottime() - self._trouble_at >= QUIET:
+            self._trouble = ""
             log.info("spool: the disk takes records again", extra={"over": "disk"})
 
-    def _say_trouble(self, what_of_it: str) -> None:
-        self._trouble_at = boottime()
+    def _trouble_of(self, response: Response) -> str:
+        full = "there is no room for it (on the disk, or by spool.max_size and spool.min_free)"
+        return response.trouble or (full if response.full else "")
+
+    def _say_trouble(self, trouble: str, what_of_it: str) -> None:
+        self._trouble, self._trouble_at = trouble, boottime()
         log.error("spool: %s; %s", self._trouble, what_of_it, extra={"trouble": "disk"})
 
     def _lose(self, gaps: Sequence[Gap]) -> None:
@@ -552,8 +553,9 @@ class Spool:
 
     def _go_unwritten(self) -> None:
         """The disk does not answer: what may still go to Kafka goes, with nothing between it and a crash."""
-        self._trouble = "the disk does not answer"
-        self._say_trouble(f"records go unwritten, the first {boottime() - self._asked:.0f} s ago")
+        self._say_trouble(
+            "the disk does not answer", f"records go unwritten, the first {boottime() - self._asked:.0f} s ago"
+        )
         for topic in list(self._new):
             self._make_blocks(topic)
         for block in self._blocks.values():

@@ -155,7 +155,10 @@ class Store:
             response.trouble = response.trouble or next(iter(self._writer.unsafe.values()))
             self._writer.unsafe.clear()
         response.bytes = self._bytes()
+        now = boottime()
         waiting = [s for s in self._segments.values() if s.state == "backlog"]
+        if unread := [s.name for s in waiting if s.unread_until > now]:
+            response.trouble = response.trouble or f"{unread[0]} cannot be taken in yet"
         response.again = bool(
             self._area is None
             or self._ledger.due
@@ -164,7 +167,6 @@ class Store:
             or self._stranded()
             or any(segment.state == "over" for segment in self._segments.values())
         )
-        now = boottime()
         response.more = any(s.unread_until <= now if s.blocks is None else s.blocks for s in waiting)
         return response
 

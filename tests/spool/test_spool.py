@@ -359,6 +359,54 @@ async def test_trouble_is_said_sparingly_and_its_end(directory, monkeypatch):
     await agent.spool.close(5)
 
 
+async def test_trouble_lasts_until_it_is_over(directory, volatile, monkeypatch):
+    """A directory that cannot be used is said at each look, though turns between those to it have no trouble."""
+    monkeypatch.setattr(module, "QUIET", 0.5)
+    directory.write_text("a file")
+    agent = Agent(directory, volatile=volatile)
+    await agent.spool.open()
+    for seq in range(1, 31):
+        agent.append(some(seq, seq))
+        await agent.turn()
+        agent.deliver()
+        assert agent.spool.waiting().trouble
+        await asyncio.sleep(0.05)
+        if seq % 8 == 0:
+            agent.store._looked -= 10  # a second went by
+    directory.unlink()
+    agent.store._looked -= 10
+    await agent.turn()
+    await asyncio.sleep(0.6)
+    agent.append(some(31, 31))
+    await agent.turn()
+    assert not agent.spool.waiting().trouble
+    await agent.spool.close(5)
+
+
+def fails(*_):
+    raise PermissionError(13, "Permission denied")
+
+
+async def test_backlog_that_cannot_be_read_is_trouble(directory, monkeypatch):
+    """As long as it waits to be tried again, which is longer than the disk needs to be well again."""
+    monkeypatch.setattr(module, "QUIET", 0.0)
+    agent = Agent(directory, EARLIER)
+    await agent.spool.open()
+    agent.append(some(1, 5, origin=EARLIER))
+    await agent.spool.close(5)
+    disk = Watched()
+    agent = Agent(directory, files=disk)
+    await agent.spool.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "read", fails)
+        await agent.turn()
+    for seq in range(1, 4):
+        agent.append(some(seq, seq))
+        await agent.turn()
+        assert "cannot be taken in yet" in agent.spool.waiting().trouble
+    await agent.spool.close(5)
+
+
 async def test_what_is_lost_is_in_the_log(directory):
     """However much it is: few lines, and the last of them has the sum."""
     disk = Watched()
