@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,8 +20,10 @@ from agent.status import ConfigNow
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=msgspec.Struct)
+Kept: TypeAlias = tuple[DiskFiles | None, str]
 
 TRY_AGAIN_SECONDS = 30.0  # until what was refused is looked at again, although nobody edited it
+NOT_KEPT = "the configuration is not kept for a start that finds a bad one"
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
 ONLY_WITH_A_RESTART = (
     "agent.id",
@@ -61,6 +63,7 @@ class Configured:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._noted: set[str] = set()
+        self._not_kept = ""
         self._waiting: tuple[str, ...] = ()
         loaded = _load_first(path)
         self._footprint = self._edited = loaded.files.footprint
@@ -118,20 +121,32 @@ class Configured:
                 waiting.append(key)
         return Loaded(config, files, tuple(waiting))
 
-    def keeping(self) -> Callable[[], None]:
-        """Work for a thread, as the disk may not answer: keeps the files for a start that finds bad ones."""
-        files, self._files = self._files, None
-        state_directory = Path(self.config.state_directory)
+    @property
+    def unkept(self) -> bool:
+        """Whether what is in force is still to be kept."""
+        return self._files is not None
 
-        def work() -> None:
+    def keeping(self) -> Callable[[], Kept]:
+        """Work for a thread, as the disk may not answer: keeps the files for a start that finds bad ones."""
+        files, state_directory = self._files, Path(self.config.state_directory)
+
+        def work() -> Kept:
             try:
                 if files is not None:
                     keep(state_directory, self.path, files)
             except (OSError, ValueError) as error:
-                text = "%s: the configuration is not kept for a start that finds a bad one: %s"
-                log.warning(text, state_directory / NAME, error)
+                log.warning("%s: %s: %s", state_directory / NAME, NOT_KEPT, error)
+                # Files that are too large stay so.
+                return files, f"{NOT_KEPT}: {error}" if isinstance(error, OSError) else ""
+            return files, ""
 
         return work
+
+    def kept(self, files: DiskFiles | None, failure: str) -> None:
+        """What came of it: after a failure it is to be done again."""
+        self._not_kept = failure
+        if files is self._files and not failure:
+            self._files = None
 
     def now(self) -> ConfigNow:
         """What is in force, for people."""
@@ -143,6 +158,7 @@ class Configured:
             problem_count=self.problem_count,
             last_good_at=self._last_good_at,
             waiting=self._waiting,
+            not_kept=self._not_kept,
         )
 
 

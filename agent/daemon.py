@@ -66,6 +66,7 @@ STOP_SECONDS = 8.5  # all of it, with what is left on its way to the disk
 KEEP_SECONDS = 0.5  # the run's last numbers have at least
 BEGIN_AGAIN_SECONDS = 5.0
 SERVE_AGAIN_SECONDS = 60.0
+KEEP_AGAIN_SECONDS = 60.0  # until a configuration that could not be kept for a bad start is tried again
 STATUS_SECONDS = 5.0  # between two status lines for systemd
 HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdog is no longer told that all is well
 SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
@@ -233,9 +234,11 @@ class Daemon:
 
     async def _keep(self) -> None:
         """Keeps what was put in force last; while the disk does not answer, all else goes on."""
-        await self._applied.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KEEP_AGAIN_SECONDS if self._configured.unkept else None):
+                await self._applied.wait()
         self._applied.clear()
-        await _in_thread(self._configured.keeping())
+        self._configured.kept(*await _in_thread(self._configured.keeping()))
 
     async def _load_again(self, *, asked: bool = False) -> None:
         """Loads, validates all of it, and only then applies."""

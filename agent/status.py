@@ -64,7 +64,7 @@ class ConfigNow(msgspec.Struct):
     """What is in force; `problems` of the files as they are now, the first of `problem_count`.
 
     `last_good_at`: when it was kept, if it is the last good one, as the files were no good at the start. `waiting`: the
-    keys whose change waits for a restart.
+    keys whose change waits for a restart. `not_kept`: why no start could go on with what is in force.
     """
 
     file: str
@@ -74,6 +74,7 @@ class ConfigNow(msgspec.Struct):
     problem_count: int = 0
     last_good_at: str | None = None
     waiting: tuple[str, ...] = ()
+    not_kept: str = ""
 
     def why(self) -> str:
         """What is wrong with the files; empty when nothing is."""
@@ -132,6 +133,8 @@ class Status(msgspec.Struct):
             why.append("the clock is not known to be right")
         if self.config.problems:
             why.append(self.config.why())
+        if self.config.not_kept:
+            why.append(self.config.not_kept)
         if self.missed:
             why.append(f"{self.missed} measurements were missed since the heartbeat before")
         self.health, self.why = ("degraded", tuple(why)) if why else ("healthy", ())

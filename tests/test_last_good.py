@@ -383,6 +383,23 @@ async def test_it_cannot_be_kept(device, caplog):
     assert f"{device.kept}: the configuration is not kept" in caplog.text
 
 
+async def test_it_is_tried_again(device, monkeypatch):
+    """What could not be kept is told by `status`, and kept when it can be, though nobody edits anything."""
+    monkeypatch.setattr("agent.daemon.KEEP_AGAIN_SECONDS", 0.2)
+    in_the_way = device.state / "last-good.new" / "in the way"
+    in_the_way.mkdir(parents=True)
+    async with running(device.path):
+        while not (said := await asyncio.to_thread(device.says)) or not any("is not kept" in why for why in said.why):
+            await asyncio.sleep(0.05)
+        in_the_way.rmdir()
+        in_the_way.parent.rmdir()
+        await until(device.kept.exists)
+        while (await asyncio.to_thread(device.says)).config.not_kept:
+            await asyncio.sleep(0.05)
+    device.write("nonsense: 1")
+    assert device.begin().targets
+
+
 async def test_a_disk_that_does_not_answer(device, caplog, monkeypatch):
     """While the disk hangs, edits are taken in, and a stop ends in time."""
     caplog.set_level(logging.INFO)
