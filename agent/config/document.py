@@ -5,16 +5,15 @@ and not a copy, and a document nested over a thousand deep is refused by libyaml
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import yaml
 
 from agent.config.problems import Mark, Problems, Rejected, printable, quoted
 
-LARGEST = 16 << 20  # bytes of all YAML files together: some 50,000 targets
-MOST_NODES = (
-    500_000  # keys and values of one file, aliases written out: 25,000 targets of ten options, 300 MB of memory
-)
+LARGEST = 8 << 20  # bytes of all YAML files together
+MOST_NODES = 250_000  # keys and values of them, aliases written out: 10,000 targets of ten options, 100 MB for a moment
 
 _STANDARD = "tag:yaml.org,2002:"
 _NULL, _MERGE, _TEXT = (_STANDARD + name for name in ("null", "merge", "str"))
@@ -70,22 +69,30 @@ class Entry(NamedTuple):
     value: Place
 
 
+class Room:
+    """How many nodes the documents of one configuration may still have."""
+
+    def __init__(self) -> None:
+        self.left: float = MOST_NODES
+
+
 class _TooMany(Exception):
-    """The document has more than `MOST_NODES` nodes; the message is for its reader."""
+    """There is no more room for the document; the message is for its reader."""
 
 
 class _Loader(yaml.CSafeLoader):
     """Leaves scalars text, and counts nodes while they are made."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, room: Room) -> None:
         super().__init__(text)
-        self._left = MOST_NODES
+        self._room = room
 
     def descend_resolver(self, current_node: yaml.Node | None, current_index: Any) -> None:
         """The composer calls this for every node."""
-        self._left -= 1
-        if self._left < 0:
-            raise _TooMany(f"is too large: more than {MOST_NODES:,} keys and values; is it the right file?")
+        self._room.left -= 1
+        if self._room.left < 0:
+            told = f"the configuration's files have more than {MOST_NODES:,} keys and values together"
+            raise _TooMany(f"is too large: {told}; is it the right file?")
 
     def ascend_resolver(self) -> None:
         """Nothing was descended into."""
@@ -100,15 +107,16 @@ class _Loader(yaml.CSafeLoader):
         return _MERGE if plain and value == "<<" else _TEXT
 
 
-def parse(file: str, data: bytes, problems: Problems) -> Place | None:
+def parse(file: str, data: bytes, problems: Problems, room: Room) -> Place | None:
     """The root of one YAML document; None when there is none, or when it is no YAML, which is noted."""
     data = data.removeprefix(b"\xef\xbb\xbf")
+    before = room.left
     try:
-        node = yaml.compose(data.decode(), Loader=_Loader)
+        node = _Loader(data.decode(), room).get_single_node()
         if node is None:
             return None
         if b"*" in data and b"&" in data:
-            _check_aliases(node)
+            room.left = before - _written_out(node, before)
         return _known(Place(file, node, ""), problems)
     except UnicodeDecodeError as error:
         problems.note(_mark(file, data, error.start), "", "is not UTF-8 text; save the file in that encoding")
@@ -130,8 +138,8 @@ def _mark(file: str, data: bytes, offset: int) -> Mark:
     return Mark(file, data.count(b"\n", 0, offset) + 1, len(before.decode(errors="replace")) + 1)
 
 
-def _check_aliases(root: yaml.Node) -> None:
-    """Raises `_TooMany` when the document with its aliases written out would be too large, or endless.
+def _written_out(root: yaml.Node, most: float) -> float:
+    """The nodes of the document with its aliases written out. Raises `_TooMany` when they are too many, or endless.
 
     Long text counts too: as one node for every 32 characters, which is what `LARGEST` has for each.
     """
@@ -153,9 +161,10 @@ def _check_aliases(root: yaml.Node) -> None:
             sizes[id(node)] = 1 + sum(sizes[id(part)] for part in parts)
             if sizes[id(node)] == float("inf"):
                 raise _TooMany("has an alias within the very thing that it stands for; write that out")
-            if sizes[id(node)] > MOST_NODES:
-                size = f"more than {MOST_NODES:,} keys and values with its aliases written out"
+            if sizes[id(node)] > most:
+                size = f"more than {MOST_NODES:,} keys and values with the aliases written out"
                 raise _TooMany(f"is too large: {size}; write fewer *aliases")
+    return sizes[id(root)]
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark | None, str]:
@@ -215,13 +224,25 @@ def entries(place: Place, problems: Problems) -> list[Entry]:
 
 def items(place: Place, problems: Problems) -> list[Place]:
     """The items of a list. Raises `Rejected` for another kind of node."""
+    return list(_items(place, place.node.value, problems))
+
+
+def taken_out(place: Place, problems: Problems) -> Iterator[Place]:
+    """The same, each taken out of the list, which is empty then: of a long one, what was read takes no memory."""
+    nodes = place.node.value
+    each = iter(())
+    if place.is_list:
+        nodes.reverse()
+        each = (nodes.pop() for _ in range(len(nodes)))
+    return _items(place, each, problems)
+
+
+def _items(place: Place, nodes: Iterable[yaml.Node], problems: Problems) -> Iterator[Place]:
     if not place.is_list:
         problems.note(place.mark, place.key, f"is {place.describe()}; write a list, as [one, two] or - one")
         raise Rejected
-    return [
-        _known(Place(place.file, node, f"{place.key}[{number}]"), problems)
-        for number, node in enumerate(place.node.value)
-    ]
+    for number, node in enumerate(nodes):
+        yield _known(Place(place.file, node, f"{place.key}[{number}]"), problems)
 
 
 def _known(place: Place, problems: Problems) -> Place:

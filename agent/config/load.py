@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from agent import CALLED
-from agent.config.document import LARGEST, Entry, Place, entries, items, parse
+from agent.config.document import LARGEST, Entry, Place, Room, entries, items, parse, taken_out
 from agent.config.files import DiskFiles, Files, KeptFiles, read_regular
 from agent.config.kafka_properties import is_read_by_client
 from agent.config.masking import Mask
@@ -51,7 +51,10 @@ def load(
     """
     base = path.parent if base_directory is None else base_directory
     with _no_collection():
-        return _Loading(path, base, files, open_secrets=secrets == "check").run(refusal)
+        found = _Loading(path, base, files, open_secrets=secrets == "check").found(refusal)
+    if isinstance(found, ConfigError):
+        raise found
+    return found
 
 
 def load_kafka(path: Path) -> Kafka:
@@ -130,7 +133,7 @@ def of_url(url: str) -> Config:
     if not url.isprintable():
         raise ValueError("the URL has a character that cannot be printed, which no URL has; correct it")
     problems = Problems()
-    place = parse("URL", json.dumps(url, ensure_ascii=False).encode(), problems)
+    place = parse("URL", json.dumps(url, ensure_ascii=False).encode(), problems, Room())
     targets = Targets(Reader(problems, Sources(Path(), DiskFiles())))
     if place is not None:
         targets.take(place)
@@ -148,10 +151,17 @@ class _Loading:
         self._reader = Reader(self._problems, Sources(base, self._files, open_secrets=open_secrets))
         self._targets = Targets(self._reader)
         self._digest = hashlib.blake2b(digest_size=6)
-        self._left = LARGEST  # bytes that may still be read
+        self._left, self._room = LARGEST, Room()  # bytes that may still be read
         self._open_to_all: list[str] = []  # the files that every user of this machine can read
 
-    def run(self, refusal: Callable[[Kafka], str | None]) -> Config:
+    def found(self, refusal: Callable[[Kafka], str | None]) -> Config | ConfigError:
+        """The configuration, or what is wrong. Not raised from here: who keeps an error would keep all documents."""
+        try:
+            return self._run(refusal)
+        except ConfigError as error:
+            return ConfigError(error.problems, error.count)
+
+    def _run(self, refusal: Callable[[Kafka], str | None]) -> Config:
         root = self._root()
         written = self._written(root, self._problems)
         fields = self._sections(root, written)
@@ -242,8 +252,9 @@ class _Loading:
                 self._targets.default(written["defaults"].value)
         except Rejected:
             pass  # noted where it was raised; the targets are looked at all the same
+        included = self._included(written)  # now, as nothing is left in a list of targets that was taken
         self._take_all(written["targets"].value if "targets" in written else None)
-        for file in self._included(written):
+        for file in included:
             self._take_all(self._parsed(file))
 
     def _take_all(self, place: Place | None) -> None:
@@ -255,7 +266,7 @@ class _Loading:
             )
             return
         try:
-            for each in items(place, self._problems):
+            for each in taken_out(place, self._problems):
                 self._targets.take(each)
         except Rejected:
             pass  # it is no list, which was noted
@@ -319,7 +330,7 @@ class _Loading:
             return None
         self._left -= len(data)
         self._digest.update(len(data).to_bytes(8, "big") + data)
-        return parse(str(file), data, self._problems)
+        return parse(str(file), data, self._problems, self._room)
 
     def _read(self, file: Path) -> bytes:
         """At most one byte more than is allowed. Raises OSError."""

@@ -137,7 +137,7 @@ def test_fifty_megabytes(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_bytes(HEAD + b"targets:\n" + b"- https://a.example/\n" * 2_500_000)
     problems, seconds, peak = measured(path)
-    told = "is too large: the configuration's files have more than 16 MiB together; is it the right file?"
+    told = "is too large: the configuration's files have more than 8 MiB together; is it the right file?"
     assert problems == [f"{path}:1:1: {told}"]
     assert seconds < 2
     assert peak < 150
@@ -176,7 +176,7 @@ def test_alias_bomb(bomb, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_bytes(HEAD + bomb)
     problems, seconds, peak = measured(path)
-    told = "is too large: more than 500,000 keys and values with its aliases written out; write fewer *aliases"
+    told = "is too large: more than 250,000 keys and values with the aliases written out; write fewer *aliases"
     assert problems == [f"{path}:1:1: {told}"]
     assert seconds < 10
     assert peak < 300
@@ -213,7 +213,8 @@ def test_many_keys(line, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_bytes(HEAD + b"".join(line % number for number in range(400_000)))
     (problem,), seconds, peak = measured(path)
-    assert problem == f"{path}:1:1: is too large: more than 500,000 keys and values; is it the right file?"
+    told = "is too large: the configuration's files have more than 250,000 keys and values together"
+    assert problem == f"{path}:1:1: {told}; is it the right file?"
     assert seconds < 20
     assert peak < 500
 
