@@ -269,6 +269,36 @@ def test_a_configuration_that_comes_with_a_bad_release(operator, installed):
     installed.shows("^healthy")
 
 
+def test_secrets_that_come_with_a_bad_release(operator, installed):
+    """Where there were none before, none are left."""
+    said = operator.does(*bring(operator, "dying", with_token(installed, "other"), other="second"), status=1)
+    assert said.endswith(f"went back to {operator.release('one')}, which runs\n")
+    assert not operator.machine.path(CREDENTIALS).exists()
+    assert not operator.machine.path(f"/etc/systemd/system/{UNIT}.d/credentials.conf").exists()
+    assert os.listdir(operator.machine.path("/etc/uptime-agent")) == ["config.yaml"]
+
+
+def test_a_switch_that_was_interrupted(operator, installed):
+    """Another run brings back what is missing and mends the rest; no edit by hand is lost."""
+    machine, text = operator.machine, with_token(installed, "token")
+    brought = bring(operator, "one", text, token="first")
+    operator.does(*brought)
+    for place in (CONFIG, CREDENTIALS):
+        machine.run("mv", place, f"{place}.before")
+        assert operator.install("one").splitlines()[-1].startswith(f"install: {operator.release('one')} runs")
+        assert installed.read() == text
+        assert machine.run("cat", f"{CREDENTIALS}/token") == "first"
+    machine.run("rm", f"/etc/systemd/system/{UNIT}.d/credentials.conf")
+    operator.does(*brought)
+    machine.run("cp", "-a", CONFIG, f"{CONFIG}.before")
+    edited = text.replace("interval: 1s", "interval: 2s")
+    installed.edit(edited)
+    operator.install("broken", status=1)
+    assert installed.read() == edited
+    installed.shows("^healthy")
+    assert sorted(os.listdir(machine.path("/etc/uptime-agent"))) == ["config.yaml", "credentials"]
+
+
 def test_a_release_that_does_not_run(operator, installed):
     """The release before is put back and runs, the operator is told and shown why, and no record is lost; the next
     release is as welcome as ever.
