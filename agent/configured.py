@@ -14,6 +14,7 @@ from agent.config import Config, ConfigError, DiskFiles, default_state_directory
 from agent.config.problems import told
 from agent.delivery.kafka import refusal
 from agent.device.clock import boottime, stamp
+from agent.edits import Edits
 from agent.last_good import NAME, NoneKept, keep, load_last_good
 from agent.status import ConfigNow
 
@@ -66,7 +67,7 @@ class Configured:
         self._not_kept = ""
         self._waiting: tuple[str, ...] = ()
         loaded = _load_first(path)
-        self._footprint = self._edited = loaded.files.footprint
+        self._edits = Edits(loaded.files.footprint)
         self.apply(loaded)
 
     def apply(self, loaded: Loaded) -> None:
@@ -100,18 +101,16 @@ class Configured:
         self._try_again = boottime() + TRY_AGAIN_SECONDS
 
     def is_edited(self) -> bool:
-        """Whether something differs from what was loaded, and is the same as at the last look: nobody is writing.
+        """Whether something differs from what was loaded, and nobody is writing, as far as can be told from its files.
 
         Or it is time to look again at what was refused.
         """
-        before, self._edited = self._edited, self._footprint.now()
-        edited = self._edited != self._footprint and self._edited == before
-        return edited or (bool(self.problems) and boottime() >= self._try_again)
+        return self._edits.are_over() or (bool(self.problems) and boottime() >= self._try_again)
 
     def load(self) -> Loaded:
         """Reads the files anew. Raises `ConfigError`."""
         files = DiskFiles()
-        self._footprint = files.footprint
+        self._edits.loaded(files.footprint)
         wanted = load(self.path, refusal=refusal, files=files)
         config, waiting = wanted, []
         for key in ONLY_WITH_A_RESTART:

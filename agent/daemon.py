@@ -70,7 +70,7 @@ KEEP_AGAIN_SECONDS = 60.0  # until a configuration that could not be kept for a 
 STATUS_SECONDS = 5.0  # between two status lines for systemd
 HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdog is no longer told that all is well
 SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
-LOOK_SECONDS = 0.5  # between two looks for edits; a reload begins when two in turn have seen the same
+LOOK_SECONDS = 0.5  # between two looks for edits
 PART_BYTES = 200_000  # of the targets in a `config_applied` event: brokers take a megabyte, if not told otherwise
 # A collection after so many objects more than before, of the older ones after so many such: a probe leaves nothing for
 # it to find, and what does leave circles (an exception that was logged) waits among 10,000 objects at most, some MB.

@@ -218,6 +218,56 @@ async def test_an_edit_of_another_file_is_enough(device, caplog, tmp_path, what)
     assert expected.get(what, {"a2", "b"}) <= measured(device)
 
 
+async def test_a_file_that_never_rests_holds_no_other_up(device, caplog, tmp_path):
+    """An edit is in force soon, though a body is written anew all the time; and so is the body, now and then."""
+    caplog.set_level(logging.INFO)
+    body = tmp_path / "body"
+    body.write_text("0")
+    restless = "targets: [{url: 'http://127.0.0.1:9/b', body: {file: body}}"
+    device.write(f"{restless}]")
+
+    async def write_on():
+        for number in range(1, 1000):
+            body.write_text(str(number))
+            await asyncio.sleep(0.2)
+
+    async with device.running():
+        writing = asyncio.create_task(write_on())
+        await asyncio.sleep(3)
+        begun = time.monotonic()
+        device.write(f"{restless}, 'http://127.0.0.1:9/edited']")
+        await applied(caplog, 2)
+        assert time.monotonic() - begun < 10
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agent.edits.MOVING_SECONDS", 1.0)
+            await applied(caplog, 3)
+        writing.cancel()
+        await asyncio.sleep(1.2)
+    assert "edited" in measured(device)
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["in place", "a new file"])
+async def test_a_file_that_is_written_slowly(device, caplog, tmp_path, new):
+    """As over a line that stalls: what is there of it meanwhile is no edit, though it would be a configuration."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "targets.d").mkdir()
+    file = tmp_path / "targets.d" / "a.yaml"
+    if not new:
+        file.write_text("[]\n")
+    device.write("include: targets.d/*.yaml\ntargets: []")
+    async with device.running():
+        await applied(caplog, 1)
+        with open(file, "w") as slow:
+            for number in range(6):
+                slow.write(f"- 'http://127.0.0.1:9/{number}'\n")
+                slow.flush()
+                await asyncio.sleep(0.7)
+        await applied(caplog, 2)
+        await asyncio.sleep(1.2)
+    (edited,) = device.events("config_applied")[1:]
+    assert len(edited["targets"]) == 6
+
+
 async def test_a_bad_edit_waits_for_its_mend(device, caplog):
     """It is told once, changes nothing, and the next save is looked at as any other."""
     caplog.set_level(logging.INFO)
