@@ -236,10 +236,12 @@ def _run(options: argparse.Namespace) -> int:
     from agent import daemon
     from agent.config import ConfigError
     from agent.configured import Configured
+    from agent.device.systemd import Systemd
 
     try:
         configured = Configured(options.config)
-    except ConfigError:  # which was told
+    except ConfigError as error:  # which was told
+        Systemd().status(f"cannot start: {error.problems[0]}")
         return BAD
     return daemon.run(configured)
 

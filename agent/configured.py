@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
+from agent import CALLED
 from agent.config import Config, ConfigError, DiskFiles, default_state_directory, load, load_state_directory
 from agent.config.problems import told
 from agent.delivery.kafka import refusal
@@ -26,6 +27,7 @@ Kept: TypeAlias = tuple[DiskFiles | None, str]
 TRY_AGAIN_SECONDS = 30.0  # until what was refused is looked at again, although nobody edited it
 NOT_KEPT = "the configuration is not kept for a start that finds a bad one"
 PROBLEMS_TOLD = 50  # of a `config_rejected` event, and in the log
+PROBLEMS_AT_START = 5  # in the log of a start that fails
 ONLY_WITH_A_RESTART = (
     "agent.id",
     "state_directory",
@@ -167,7 +169,6 @@ def _load_first(path: Path) -> Loaded:
         return Loaded(load(path, refusal=refusal, files=files), files)
     except ConfigError as error:
         refused = error
-    _say(logging.ERROR, told(refused.problems[:PROBLEMS_TOLD], refused.count))
     try:
         state_directory = load_state_directory(path)
     except ConfigError:
@@ -175,8 +176,14 @@ def _load_first(path: Path) -> Loaded:
     try:
         config, date = load_last_good(state_directory, path, refusal)
     except NoneKept as error:
-        _say(logging.ERROR, str(error).splitlines())
+        # The service manager starts the agent again and again, and each time this is logged.
+        shown, more = refused.problems[:PROBLEMS_AT_START], refused.count - PROBLEMS_AT_START
+        _say(logging.ERROR, map(str, shown))
+        if more > 0:
+            log.error("and %d more: `%s validate %s` shows all", more, CALLED, path)
+        _say(logging.ERROR, str(error).splitlines()[: 1 + PROBLEMS_AT_START])
         raise refused from None
+    _say(logging.ERROR, told(refused.problems[:PROBLEMS_TOLD], refused.count))
     log.warning("%s: the last good configuration, of %s, is in force until this is mended", path, date)
     return Loaded(config, files, refused=refused, last_good_at=date)
 

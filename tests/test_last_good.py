@@ -193,6 +193,16 @@ def refused(device, caplog):
     return told.removeprefix(f"{device.path}: there is no last good configuration to fall back to: "), more
 
 
+def test_few_lines_of_a_start_that_fails(device, caplog):
+    """However much is wrong, as it is started again and again; and where all of it is shown."""
+    mistakes = "\n".join(f"nonsense_{number}: 1" for number in range(2_000))
+    device.write(mistakes)
+    with pytest.raises(ConfigError):
+        device.begin()
+    assert len(caplog.messages) == 7
+    assert f"and 1995 more: `uptime-agent validate {device.path}` shows all" in caplog.messages
+
+
 def spoiled(device, data):
     device.state.mkdir(exist_ok=True)
     device.kept.unlink(missing_ok=True)

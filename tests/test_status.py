@@ -14,6 +14,7 @@ import pytest
 from agent import daemon
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import EmbeddedBroker
+from agent.device.systemd import Systemd
 from agent.status import ask
 from tests.end_to_end.running import command
 from tests.in_process import running
@@ -304,6 +305,23 @@ async def test_what_systemd_is_told(device, manager):
         await manager.heard("STATUS=degraded: an edit was refused: ")
         await manager.heard("nönsense")
     await manager.heard("STOPPING=1")
+
+
+async def test_systemd_is_told_why_it_cannot_start(device, manager):
+    """The first mistake, so that nobody has to search the journal for it."""
+    manager.listen()
+    device.write(more="nonsense: 1\nmore_nonsense: 1")
+    ran = await asyncio.to_thread(command, "run", "--config", str(device.path))
+    assert ran.returncode == 1
+    await manager.heard(f"STATUS=cannot start: {device.path}:9:1: nonsense: unknown key")
+
+
+async def test_a_long_line_for_systemd_is_cut(manager):
+    """It ignores what is longer than it has room for, and what is no UTF-8."""
+    manager.listen()
+    Systemd().status("a" + "ö" * 5_000)
+    await manager.heard("STATUS=aö")
+    assert 3_900 < len(manager.told[0].encode()) <= 4_096
 
 
 async def test_the_watchdog_is_fed_by_progress(device, manager, monkeypatch):

@@ -10,6 +10,7 @@ import socket
 import time
 from pathlib import Path
 
+LONGEST = 4000  # bytes of a status line: the manager ignores messages of more than 4,096
 BUSY = 0.5  # seconds that the manager may keep us waiting with what is said only once
 
 
@@ -52,7 +53,8 @@ class Systemd:
         """What `systemctl status` shows."""
         if line != self._status:
             self._status = line
-            self._notify("STATUS=" + line.replace("\n", " "))  # a new line would be another assignment
+            line = line.replace("\n", " ")  # it would be another assignment
+            self._notify("STATUS=" + line.encode(errors="replace")[:LONGEST].decode(errors="ignore"))
 
     def _notify(self, state: str, wait: float = 0.0) -> None:
         """What is said again and again is left out when the manager is busy; what is said once waits a little."""
