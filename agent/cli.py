@@ -60,7 +60,7 @@ STATUS_EPILOG = """\
 exit status:
   0  healthy
   1  degraded: the device's own trouble, never a target that is down
-  3  no agent runs here
+  3  no agent runs here, or it is too busy to answer
 """
 
 
@@ -386,6 +386,7 @@ def _status(options: argparse.Namespace) -> int:
     places = [Path("/run/uptime-agent", SOCKET)]  # where the unit has it (RuntimeDirectory=)
     told: list[str] = []
     silent: list[str] = []
+    first = "no agent runs here on this configuration; start it, or name another with --config"
     try:
         places.insert(0, load_state_directory(options.config) / SOCKET)
     except ConfigError as error:  # it may not be ours to read, or be half edited
@@ -395,7 +396,7 @@ def _status(options: argparse.Namespace) -> int:
         try:
             status = ask(path)
         except TimeoutError:
-            told.append(f"the agent at {path} is there and does not answer")
+            first = f"an agent is there at {path}, and busy: it does not answer; try again"
             continue
         except (OSError, ValueError) as error:
             silent.append(f"{path} ({getattr(error, 'strerror', error)})")
@@ -410,9 +411,7 @@ def _status(options: argparse.Namespace) -> int:
         return GOOD if status.health == "healthy" else BAD
     if silent:
         told.append(f"no agent answers at {' or '.join(silent)}")
-    return _complain(
-        ["no agent runs here on this configuration; start it, or name another with --config", *told], UNKNOWN
-    )
+    return _complain([first, *told], UNKNOWN)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -6,6 +6,7 @@ Healthy or degraded is said of the device's own doings; a target that is down ma
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ FRESH = 3600.0  # seconds for which a loss makes the agent degraded
 LARGEST = 64 << 20  # bytes of an answer: 45,000 targets have 15 MB
 LOOK_AGAIN = 5.0  # seconds between two looks whether the socket is still there
 CLIENTS = 8  # answered at a time; the others are hung up on
+BUSY = 10.0  # seconds for which whoever was hung up on asks again
+ASK_AGAIN = 0.2  # seconds between
 
 
 class TargetNow(msgspec.Struct):
@@ -213,11 +216,25 @@ def _is(path: Path, inode: int) -> bool:
 
 
 def ask(path: Path) -> Status:
-    """What the daemon at this socket says. Raises `OSError` when none is there."""
+    """What the daemon at this socket says. Raises `OSError` when none is there, `TimeoutError` when it is busy."""
+    end = time.monotonic() + BUSY
+    while True:
+        try:
+            return msgspec.json.decode(_answer(path), type=Status)
+        except msgspec.ValidationError:  # of another version
+            raise
+        except (msgspec.DecodeError, ConnectionResetError, BlockingIOError):
+            pass  # cut, or none at all: it answers others
+        if time.monotonic() >= end:
+            raise TimeoutError("it is busy")
+        time.sleep(ASK_AGAIN)
+
+
+def _answer(path: Path) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(WAIT)
         connection.connect(str(path))
         data = bytearray()
         while (received := connection.recv(1 << 16)) and len(data) < LARGEST:
             data += received
-    return msgspec.json.decode(bytes(data), type=Status)
+    return bytes(data)

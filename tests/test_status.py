@@ -15,7 +15,7 @@ from agent import daemon
 from agent.delivery.forwarder import Forwarder
 from agent.delivery.kafka import EmbeddedBroker
 from agent.device.systemd import Systemd
-from agent.status import ask
+from agent.status import CLIENTS, ask
 from tests.end_to_end.running import command
 from tests.in_process import running
 
@@ -239,6 +239,36 @@ async def test_a_client_that_does_not_read_holds_nothing_up(device, monkeypatch)
                 clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(device.socket))
             said = await device.says(lambda said: said.verdicts == {"down": 2})
         assert said.target_count == 2
+
+
+async def test_clients_that_do_not_read_make_it_busy(device, monkeypatch):
+    """Who asks meanwhile gets an answer when they are gone; one who gives up is not told that no agent is there."""
+    targets = "\n".join(f"  - 'http://127.0.0.1:9/{number}{'x' * 100}'" for number in range(3_000))
+    text = device.path.read_text().replace("interval: 1s", "interval: 1h")
+    device.path.write_text(re.sub(r"targets: .*", f"targets:\n{targets}", text))
+    async with device.running():
+        await device.says(lambda said: said.target_count == 3_000)
+        with _not_reading(device.socket):
+            status, _ = await asyncio.to_thread(device.command)
+        assert status == 1  # Kafka is away
+        monkeypatch.setattr("agent.status.WAIT", 60.0)
+        monkeypatch.setattr("agent.status.BUSY", 0.5)
+        with _not_reading(device.socket):
+            await asyncio.sleep(0.5)
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(ask, device.socket)
+            status, told = await asyncio.to_thread(device.command)
+    assert status == 3
+    assert told.startswith(f"an agent is there at {device.socket}, and busy: ")
+    assert "no agent runs here" not in told
+
+
+@contextlib.contextmanager
+def _not_reading(path):
+    with contextlib.ExitStack() as clients:
+        for _ in range(CLIENTS):
+            clients.enter_context(socket.socket(socket.AF_UNIX)).connect(str(path))
+        yield
 
 
 async def test_no_place_for_a_socket(device, caplog):
