@@ -12,8 +12,9 @@ import yaml
 
 from agent.config.problems import Mark, Problems, Rejected, printable, quoted
 
-LARGEST = 8 << 20  # bytes of all YAML files together
-MOST_NODES = 250_000  # keys and values of them, aliases written out: 10,000 targets of ten options, 100 MB for a moment
+LARGEST = 4 << 20  # bytes of all YAML files together: twice 10,000 targets of ten options
+MOST_NODES = 250_000  # keys and values of them, aliases written out: those 10,000, and 100 MB while they are read
+CHARACTERS = 32  # that count as a node where there are aliases
 
 _STANDARD = "tag:yaml.org,2002:"
 _NULL, _MERGE, _TEXT = (_STANDARD + name for name in ("null", "merge", "str"))
@@ -141,14 +142,14 @@ def _mark(file: str, data: bytes, offset: int) -> Mark:
 def _written_out(root: yaml.Node, most: float) -> float:
     """The nodes of the document with its aliases written out. Raises `_TooMany` when they are too many, or endless.
 
-    Long text counts too: as one node for every 32 characters, which is what `LARGEST` has for each.
+    Long text counts too, as an alias may stand for it.
     """
     sizes: dict[int, float] = {}  # by node: infinite while it is being measured, as only a recursive one asks then
     waiting = [root]
     while waiting:
         node = waiting[-1]
         if isinstance(node, yaml.ScalarNode):
-            sizes[id(node)] = 1 + len(node.value) / (LARGEST / MOST_NODES)
+            sizes[id(node)] = 1 + len(node.value) / CHARACTERS
             waiting.pop()
             continue
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value

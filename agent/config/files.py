@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-MOST_KEPT = 32 << 20  # bytes of what was read, twice what the YAML files may have; of more nothing is kept
+MOST_KEPT = 16 << 20  # bytes of what was read, four times what the YAML files may have; of more nothing is kept
 
 
 class Seen(NamedTuple):

@@ -15,7 +15,7 @@ from agent.config.secrets import NOT_OPENED
 
 INTERVAL, TIMEOUT = 30.0, 10.0  # seconds, when nothing is written
 MERGED = ("labels", "headers", "tls", "expect")  # by key; of all else the target's own replaces the default
-MOST_TARGETS = 100_000
+MOST_TARGETS = 20_000  # as two configurations of so many fit into the unit's MemoryMax, while one replaces the other
 LONGEST_ID = 512  # characters
 
 
