@@ -17,6 +17,7 @@ INTERVAL, TIMEOUT = 30.0, 10.0  # seconds, when nothing is written
 MERGED = ("labels", "headers", "tls", "expect")  # by key; of all else the target's own replaces the default
 MOST_TARGETS = 20_000  # as two configurations of so many fit into the unit's MemoryMax, while one replaces the other
 LONGEST_ID = 512  # characters
+MOST_BODIES = 8 << 20  # bytes of the bodies of all targets: each sends its own copy, also of one that is a default
 
 
 class Targets:
@@ -27,7 +28,7 @@ class Targets:
         self._defaults: dict[str, Any] = {}
         self._defaults_at: dict[str, Entry] = {}
         self._first: dict[str, Mark] = {}  # by id: where it was written first
-        self._seen = 0
+        self._seen, self._bodies = 0, 0
         self.taken: list[Target] = []
 
     def default(self, place: Place) -> None:
@@ -153,6 +154,10 @@ class Targets:
         if merged.get("basic_auth") and any(name.lower() == "authorization" for name in headers):
             told = "a user (basic_auth, or one in the url) and an Authorization header are both given"
             note(f"{told}; write one of them", "basic_auth", "headers")
+        self._bodies += len((merged.get("body") or "").encode())
+        if merged.get("body") and self._bodies > MOST_BODIES:
+            told = f"is one too many: the bodies of all targets have more than {MOST_BODIES >> 20} MiB together"
+            note(f"{told}; send shorter ones, or share them among several agents", "body")
         if (tls := merged.get("tls")) is not None and not any(each is NOT_OPENED for each in tls.values()):
             self._fit_tls(tls, note)
 

@@ -229,6 +229,16 @@ def test_more_targets_than_an_agent_takes(tmp_path):
     assert problems == [f"{path}:20005:3: {told}"]
 
 
+def test_bodies_of_all_targets_are_bounded(problems_of, tmp_path):
+    """A body that is a default counts for each target that sends it."""
+    (tmp_path / "body").write_text("x" * (1 << 20))
+    targets = "".join(f"- http://a.example/{number}\n" for number in range(9))
+    text = f"defaults: {{method: POST, body: {{file: body}}}}\ntargets:\n{targets}"
+    (line,) = problems_of(text)
+    told = "is one too many: the bodies of all targets have more than 8 MiB together"
+    assert line.endswith(f"defaults.body: {told}; send shorter ones, or share them among several agents")
+
+
 def test_ten_thousand_targets(tmp_path):
     """Ten thousand targets are a configuration like another."""
     path = tmp_path / "config.yaml"
