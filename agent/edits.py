@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from agent.config.files import Footprint
 from agent.device.clock import boottime
 
-# With two looks a second and a second's rest an edit is noticed within two, as long as it is one write or one rename.
+# With two looks a second an edit is noticed within two: a rename at the second look, a write in place at the third.
 RESTING_SECONDS = 0.9  # without a change, until a file that is written in place is whole
 WAITED_SECONDS = 2.0  # for the others, until one that rests is enough
 MOVING_SECONDS = 30.0  # until files that do not rest are read as they are
@@ -50,10 +50,11 @@ class Edits:
                 yield os.path.join(base, name)
 
     def _rests(self, file: str, before: Footprint, now: float) -> bool:
-        seen = self._before.look(file)
-        if before._files.get(file) != seen:
-            self._still[file] = now
+        was, seen = before._files.get(file), self._before.look(file)
+        if was != seen:
+            replaced = was is not None and seen is not None and was.inode != seen.inode
+            self._still[file] = 0.0 if replaced else now  # which is whole, as a rename brings it
             return False
-        # One that was renamed, or given another mode, after it was written is whole: the last write sets both stamps.
+        # So is one that was renamed, or given another mode, after it was written: the last write sets both stamps.
         whole = seen is None or seen.changed_ns != seen.modified_ns
         return whole or now - self._still.setdefault(file, now) >= RESTING_SECONDS
