@@ -43,17 +43,19 @@ from agent.record import (
     Recorder,
     Started,
     Stopping,
+    UplinkBack,
+    UplinkLost,
     corrected,
     whole_ms,
 )
 from agent.results import Results
-from agent.schedule import Scheduler
+from agent.schedule import MOST_IN_FLIGHT, Scheduler
 from agent.spool.area import SpoolInUse
 from agent.spool.held import Waiting
 from agent.spool.record import Origin, Record
 from agent.spool.spool import MAX_MEMORY, Spool
 from agent.spool.store import Store
-from agent.status import SOCKET, BrokerNow, SpoolNow, Status, TargetNow, serve
+from agent.status import SOCKET, BrokerNow, SpoolNow, Status, TargetNow, UplinkNow, serve
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ STATUS_SECONDS = 5.0  # between two status lines for systemd
 HUNG_SECONDS = 15.0  # without progress of measuring or of delivery: the watchdog is no longer told that all is well
 SET_BACK_SECONDS = 5.0  # of the wall clock that Kafka's client only waits longer for
 LOOK_SECONDS = 0.5  # between two looks for edits
+OWN_DESCRIPTORS = 100  # kept for the spool, Kafka, the files of the configuration, and for asking once more
 PART_BYTES = 200_000  # of the targets in a `config_applied` event: brokers take a megabyte, if not told otherwise
 # A collection after so many objects more than before, of the older ones after so many such: a probe leaves nothing for
 # it to find, and what does leave circles (an exception that was logged) waits among 10,000 objects at most, some MB.
@@ -95,6 +98,11 @@ def run(configured: Configured) -> int:
         return runner.run(live())
 
 
+def most_in_flight() -> int:
+    """As many probes as there are file descriptors for: one for the connection, up to three while it resolves."""
+    return max(min((resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_DESCRIPTORS) // 4, MOST_IN_FLIGHT), 1)
+
+
 class Prepared(NamedTuple):
     """What was loaded, and what could still have failed: made, and not in force yet.
 
@@ -117,7 +125,8 @@ class Daemon:
         self._clock = Clock(config.clock.synchronized)
         self._recorder = Recorder(config, self._run, self._clock)
         self._spool = _spool(config, self._recorder)
-        self._results = Results(self._recorder, self._clock, self._spool)
+        self._resolver = Resolver()
+        self._results = Results(self._recorder, self._clock, self._spool, self._resolver, self)
         self._forwarder = Forwarder(
             self._spool,
             self._sink_of(config),
@@ -126,8 +135,7 @@ class Daemon:
             self._each_tick,
         )
         self._wrong_stamps = False  # a record may have been made by a clock that was not right
-        self._scheduler = Scheduler(config.agent.id, self._results)
-        self._resolver = Resolver()
+        self._scheduler = Scheduler(config.agent.id, self._results, most_in_flight())
         self._systemd = Systemd()
         self._begun = boottime()
         self._figures: dict[str, Any] = {}  # of the last heartbeat
@@ -201,7 +209,7 @@ class Daemon:
         for part in parts:
             part.cancel()
         await asyncio.gather(*parts, return_exceptions=True)
-        self._results.settle()
+        self._results.settle(end=True)
         self._tell(Stopping, last_seqs=self._recorder.last_seqs())
         try:
             left = await self._forwarder.stop(FLUSH_SECONDS)
@@ -319,6 +327,7 @@ class Daemon:
         self._clock.mode = config.clock.synchronized
         self._recorder.configure(config)
         self._scheduler.reconcile(config.targets, lambda target: probers[target.id])
+        self._results.inquiry.configure(config)
         self._results.forget_others({target.id for target in config.targets if target.enabled})
         _keep_for_long()
         log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
@@ -389,6 +398,7 @@ class Daemon:
             missed=self._figures.get("missed"),
             lateness_max_ms=self._figures.get("lateness_max_ms"),
             broker=BrokerNow(*self._forwarder.broker(), self._forwarder.refused_topics()),
+            uplink=self._uplink_now(),
             spool=_spool_now(waiting),
             clock_synchronized=self._clock.state().synchronized,
             config=self._configured.now(),
@@ -396,6 +406,10 @@ class Daemon:
             verdicts=dict(Counter(verdicts[each.id].status for each in self._config.targets if each.id in verdicts)),
             targets=[self._target_now(each) for each in self._config.targets if each.enabled] if each_target else [],
         ).judge()
+
+    def _uplink_now(self) -> UplinkNow:
+        since, why = self._results.inquiry.uplink()
+        return UplinkNow() if since is None else UplinkNow(round(boottime() - since, 3), why)
 
     def _target_now(self, target: Target) -> TargetNow:
         last = self._results.verdicts.get(target.id)
@@ -410,6 +424,14 @@ class Daemon:
     def broker_back(self, seconds: float) -> None:
         """Tells that Kafka acknowledges again, after so many seconds."""
         self._tell(BrokerBack, lost_s=round(seconds, 3))
+
+    def uplink_lost(self, since: float, why: str) -> None:
+        """Tells that nothing gets out of this device."""
+        self._tell(UplinkLost, since_s=round(boottime() - since, 3), why=why)
+
+    def uplink_back(self, seconds: float) -> None:
+        """Tells that there is a way out again, after so many seconds."""
+        self._tell(UplinkBack, lost_s=round(seconds, 3))
 
     def rejected(self, record: Record, origin: Origin, reason: str) -> None:
         """Tells what a record was that Kafka will not take."""

@@ -11,13 +11,17 @@ import uvloop
 
 from agent.config import Config, load, of_url
 from agent.config.model import Target
-from agent.device.clock import Clock, boottime
+from agent.device.clock import Clock, ClockState, boottime
 from agent.device.identity import Run
+from agent.inquiry import Inquiry
 from agent.probers import prober_of
 from agent.probers.resolver import Resolver
+from agent.probers.result import Error
 from agent.record import Recorder
 from agent.schedule import Measurement
-from agent.verdict import Evidence, Status, judge
+from agent.verdict import Look, Seen, Status
+
+_Verdict = tuple[Measurement, ClockState, Status, Error | None, Seen | None, tuple[Look, ...] | None]
 
 AT_ONCE = 50  # probes in flight; what comes beyond waits for its turn
 
@@ -40,32 +44,42 @@ def choose(path: Path | None, wanted: str | None) -> Config:
 
 
 def measure(config: Config) -> Iterator[tuple[Status, bytes]]:
-    """Measures each target once and yields verdict and record, in the order of the configuration.
-
-    Judged when all have ended, so that each target's answer is evidence for the others.
-    """
-    clock, evidence = Clock(config.clock.synchronized), Evidence()
+    """Measures each target once and yields verdict and record, in the order of the configuration."""
+    clock = Clock(config.clock.synchronized)
     recorder = Recorder(config, Run(0, secrets.token_hex(8)), clock)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the daemon does: the same figures
-        measurements = runner.run(_measure_all(config.targets))
-    for measurement in measurements:
-        evidence.note(measurement.target, measurement.result, boottime())
-    for measurement in measurements:
-        state = clock.state()
-        status, error = judge(
-            measurement.target, measurement.result, evidence, boottime(), clock_synchronized=state.synchronized
-        )
-        yield status, recorder.measured(measurement, status, error, state).value
+        settled = runner.run(_measure_all(config, clock))
+    for target in config.targets:
+        measurement, state, status, error, seen, own = settled[target.id]
+        yield status, recorder.measured(measurement, status, error, state, seen, own).value
 
 
-async def _measure_all(targets: tuple[Target, ...]) -> list[Measurement]:
+async def _measure_all(config: Config, clock: Clock) -> dict[str, _Verdict]:
+    """By target id. Each target's answer is evidence for the others."""
     resolver, turn = Resolver(), asyncio.Semaphore(AT_ONCE)
+    settled: dict[str, _Verdict] = {}
 
-    async def once(target: Target) -> Measurement:
+    def keep(
+        measurement: Measurement,
+        clock: ClockState,
+        status: Status,
+        error: Error | None,
+        seen: Seen | None = None,
+        own: tuple[Look, ...] | None = None,
+    ) -> None:
+        settled[measurement.target.id] = measurement, clock, status, error, seen, own
+
+    inquiry = Inquiry(keep, resolver)
+    inquiry.configure(config)
+
+    async def once(target: Target) -> None:
         prober = prober_of(target, resolver)
         async with turn:
             started, wall = boottime(), time.time()
             result = await prober.probe(time.monotonic() + target.timeout)
-        return Measurement(target, prober, started, started, wall, result)
+        inquiry.take(Measurement(target, prober, started, started, wall, result), boottime(), clock.state())
 
-    return await asyncio.gather(*(once(target) for target in targets))
+    await asyncio.gather(*(once(target) for target in config.targets))
+    await inquiry.until_all_are_settled()
+    inquiry.end()
+    return settled

@@ -19,7 +19,7 @@ from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Dns, Error, Http, Icmp, Peer, Phases, Tls
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
-from agent.verdict import Status
+from agent.verdict import Look, Seen, Status
 
 SHOWN = 4 << 10  # bytes of a record that Kafka will not take
 TELLS_OF_LOSS = (b'{"event":"gap"', b'{"event":"record_rejected"')
@@ -96,6 +96,12 @@ class ResultRecord(msgspec.Struct, kw_only=True):
     dns: Dns | UnsetType = UNSET
     attempt: int = 1
     attempts: tuple[Attempt, ...] | UnsetType = UNSET
+    evidence: Seen | UnsetType = UNSET
+    second_look: tuple[Look, ...] | UnsetType = UNSET
+    stall_ms: (
+        Annotated[float, Meta(description="the longest time that the event loop was seen to stand still meanwhile")]
+        | UnsetType
+    ) = UNSET
     missed: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     clock: ClockTag
 
@@ -187,6 +193,21 @@ class BrokerBack(Event, kw_only=True, tag="broker_back"):
     lost_s: float
 
 
+class UplinkLost(Event, kw_only=True, tag="uplink_lost"):
+    """Nothing gets out of this device since `since_s` seconds before `at`, `why` tells. Until it is back what is silent
+    is `unknown`.
+    """
+
+    since_s: float
+    why: str
+
+
+class UplinkBack(Event, kw_only=True, tag="uplink_back"):
+    """There is a way out again; `lost_s`: seconds that there was none."""
+
+    lost_s: float
+
+
 class ClockSet(Event, kw_only=True, tag="clock_set"):
     """The wall clock jumped, by so much; `at` and all later stamps are by the new one."""
 
@@ -223,6 +244,8 @@ AnyEvent = (
     | RecordRejected
     | BrokerLost
     | BrokerBack
+    | UplinkLost
+    | UplinkBack
     | ClockSet
     | Heartbeat
 )
@@ -293,9 +316,20 @@ class Recorder:
         """The last sequence number given out for each topic."""
         return tuple(LastSeq(self._worker, topic, seq) for topic, seq in self._seqs.items())
 
-    def measured(self, measurement: Measurement, status: Status, error: Error | None, clock: ClockState) -> Record:
-        """The record of a measurement with its verdict; `clock`: as it was when the measurement was made."""
-        target, prober, scheduled, started, wall, result = measurement
+    def measured(
+        self,
+        measurement: Measurement,
+        status: Status,
+        error: Error | None,
+        clock: ClockState,
+        seen: Seen | None = None,
+        own: tuple[Look, ...] | None = None,
+    ) -> Record:
+        """The record of a measurement with its verdict, and what was `seen` for it, `own`: at the target itself.
+
+        `clock`: as it was when the measurement was made.
+        """
+        target, prober, scheduled, started, wall, result, stall = measurement
         return self._result(
             target,
             prober,
@@ -312,7 +346,10 @@ class Recorder:
             tls=UNSET if result.tls is None else result.tls,
             icmp=UNSET if result.icmp is None else result.icmp,
             dns=UNSET if result.dns is None else result.dns,
+            stall_ms=_ms(stall) if stall else UNSET,
             attempts=result.attempts or UNSET,
+            evidence=UNSET if seen is None else seen,
+            second_look=UNSET if own is None else own,
         )
 
     def missed(self, missed: Missed, clock: ClockState) -> Record:

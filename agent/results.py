@@ -5,19 +5,25 @@ result is only kept at that moment, with all that its judgement depends on. The 
 is also cheaper: whenever the delivery asks, or when `BATCH` are kept.
 """
 
+import asyncio
 import logging
 from collections.abc import Collection
+from functools import partial
 from typing import Any, NamedTuple
 
 from agent.device.clock import Clock, ClockState, boottime
+from agent.inquiry import Inquiry, News
+from agent.probers.resolver import Resolver
+from agent.probers.result import Error
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
 from agent.spool.spool import Spool
-from agent.verdict import Evidence, judge
+from agent.verdict import Look, Seen, Status
 
 log = logging.getLogger(__name__)
 
 BATCH = 32  # kept at most: half a millisecond of the loop
+SOON_SECONDS = 0.2  # and so long when a failure is among them
 
 
 class Verdict(NamedTuple):
@@ -40,11 +46,14 @@ class _Kept(NamedTuple):
 class Results:
     """Takes what came of each tick, and counts for the heartbeat."""
 
-    def __init__(self, recorder: Recorder, clock: Clock, spool: Spool) -> None:
+    def __init__(
+        self, recorder: Recorder, clock: Clock, spool: Spool, resolver: Resolver | None = None, news: News | None = None
+    ) -> None:
         self._recorder, self._clock, self._spool = recorder, clock, spool
+        self.inquiry = Inquiry(self._settled, resolver, news)
         self._kept: list[_Kept] = []
         self.verdicts: dict[str, Verdict] = {}  # the last, by target id
-        self._evidence = Evidence()
+        self._soon: asyncio.TimerHandle | None = None
         self._since = boottime()
         self._checks = self._missed = 0
         self._lateness_ms: float | None = None
@@ -52,25 +61,36 @@ class Results:
     def measured(self, measurement: Measurement) -> None:
         """Takes a measurement."""
         self._keep(measurement)
+        if measurement.result.error is not None and self._soon is None and self._kept:
+            # However long the delivery's tick: what is looked at for its sake is to be seen as it was then.
+            self._soon = asyncio.get_running_loop().call_later(SOON_SECONDS, self.settle)
 
     def missed(self, missed: Missed) -> None:
         """Takes ticks that were not measured."""
         self._keep(missed)
 
-    def settle(self) -> None:
-        """Appends the records of all that was told so far, in the order in which it was."""
+    def settle(self, *, end: bool = False) -> None:
+        """Appends the records of all that was told so far, in the order in which it was; those that are doubtful later.
+
+        `end`: these too, by what is known.
+        """
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         kept, self._kept = self._kept, []
         for told, at, clock in kept:
             try:
                 if isinstance(told, Measurement):
-                    self._settle(told, at, clock)
+                    self.inquiry.take(told, at, clock)
                 else:
-                    self._spool.append(self._recorder.missed(told, clock))
-                    self._missed += told.ticks
-                    self.verdicts[told.target.id] = Verdict("unknown", "not_measured", told.wall, None)
+                    self.inquiry.in_order(told.target.id, partial(self._not_measured, told, clock))
             except Exception:  # a bug; it costs one record, and neither the others nor the delivery that asked
                 extra = {"secrets_of": told.target}
                 log.exception("%s: its result could not be recorded", told.target.id, extra=extra)
+        if end:
+            self.inquiry.end()
+        else:
+            self.inquiry.settle(boottime())
 
     def forget_others(self, target_ids: Collection[str]) -> None:
         """Keeps verdicts of these targets only."""
@@ -93,13 +113,23 @@ class Results:
         if len(self._kept) >= BATCH:
             self.settle()
 
-    def _settle(self, measurement: Measurement, at: float, clock: ClockState) -> None:
-        target, result = measurement.target, measurement.result
-        status, error = judge(target, result, self._evidence, at, clock_synchronized=clock.synchronized)
-        self._evidence.note(target, result, at)
-        self._spool.append(self._recorder.measured(measurement, status, error, clock))
+    def _not_measured(self, missed: Missed, clock: ClockState) -> None:
+        self._spool.append(self._recorder.missed(missed, clock))
+        self._missed += missed.ticks
+        self.verdicts[missed.target.id] = Verdict("unknown", "not_measured", missed.wall, None)
+
+    def _settled(
+        self,
+        measurement: Measurement,
+        clock: ClockState,
+        status: Status,
+        error: Error | None,
+        seen: Seen | None = None,
+        own: tuple[Look, ...] | None = None,
+    ) -> None:
+        self._spool.append(self._recorder.measured(measurement, status, error, clock, seen, own))
         code = None if error is None else error.code
-        self.verdicts[target.id] = Verdict(status, code, measurement.wall, result.duration_ms)
+        self.verdicts[measurement.target.id] = Verdict(status, code, measurement.wall, measurement.result.duration_ms)
         self._checks += 1
         lateness = (measurement.started - measurement.scheduled) * 1000
         self._lateness_ms = max(lateness, self._lateness_ms or 0.0)

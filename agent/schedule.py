@@ -12,6 +12,7 @@ import heapq
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
@@ -33,9 +34,17 @@ LATEST = 1.0
 GRACE = 1.0
 # A tick that finds the probe before it at its very deadline waits for it, this long at most, and looks each `LOOK`.
 SETTLE, LOOK = 0.1, 0.005
-# The loop stood still if it is this late. What the target did not do in that time is not the target's fault. While a
-# probe is in flight it is looked at as often, so that a stall of twice as long is always seen.
+# Probes in flight; ticks beyond wait for their turn, in the order in which they were due. Enough for a thousand a
+# second that are all silent for 5 s.
+MOST_IN_FLIGHT = 5_000
+# The loop stood still if it is this late. What the target did not do in that time is not the target's fault.
 STALL = 0.25
+NOTED_STALL = 0.05  # shorter ones are not noted
+MOST_STALLS = 64  # that are remembered
+# While a probe is in flight the loop looks this often whether it is late: what it sees of a stall is shorter by as much
+# at most.
+WATCH = 0.1
+OVERLOAD = "as many measurements as this device makes at once were running all the time"
 # What a stall of this device can make of a target that is well: nothing came in time, or the target stopped waiting.
 MADE_BY_STALLS = frozenset(
     {
@@ -55,7 +64,10 @@ MADE_BY_STALLS = frozenset(
 
 
 class Measurement(NamedTuple):
-    """A tick that was measured. `scheduled` and `started`: seconds since boot; `wall`: the wall clock at `started`."""
+    """A tick that was measured. `scheduled` and `started`: seconds since boot; `wall`: the wall clock at `started`.
+
+    `stall`: the longest time, in seconds, that the event loop was seen to stand still meanwhile; 0 for none to note.
+    """
 
     target: Target
     prober: Prober
@@ -63,6 +75,7 @@ class Measurement(NamedTuple):
     started: float
     wall: float
     result: Result
+    stall: float = 0.0
 
 
 class Missed(NamedTuple):
@@ -95,7 +108,7 @@ def phase_of(agent_id: str, target_id: str, interval: float) -> float:
 class _Entry:
     """One running target. Its next tick is number `tick` of the grid `base + tick * interval` (seconds since boot)."""
 
-    __slots__ = ("base", "current", "deadline", "overdue", "probe", "prober", "target", "tick")
+    __slots__ = ("base", "current", "deadline", "overdue", "probe", "prober", "target", "tick", "waits")
 
     def __init__(self, target: Target, prober: Prober, base: float, after: float) -> None:
         self.target = target
@@ -106,6 +119,7 @@ class _Entry:
         self.probe: asyncio.Task[None] | None = None
         self.deadline = 0.0
         self.overdue: float | None = None  # when a tick first found the probe beyond its deadline
+        self.waits: float | None = None  # the tick, by its due time, that waits for its turn
 
     def due(self) -> float:
         return self.base + self.tick * self.target.interval
@@ -114,9 +128,10 @@ class _Entry:
 class Scheduler:
     """Runs the probers of all targets on time, on the loop it was made on."""
 
-    def __init__(self, agent_id: str, outcome: Outcome) -> None:
+    def __init__(self, agent_id: str, outcome: Outcome, most: int = MOST_IN_FLIGHT) -> None:
         self._agent_id = agent_id
         self._outcome = outcome
+        self._most = most
         self._loop = asyncio.get_running_loop()
         self._wall_at_boot = time.time() - boottime()
         self._entries: dict[str, _Entry] = {}
@@ -124,8 +139,9 @@ class Scheduler:
         self._pushed = 0
         self._timer = Timer(time.CLOCK_BOOTTIME, self._turn)
         self._in_flight: dict[asyncio.Task[None], tuple[_Entry, float]] = {}  # entry, scheduled
+        self._waiting: deque[tuple[_Entry, float]] = deque()  # entry, scheduled
         self._armed_for = math.inf  # when the next turn is to be
-        self._stalled = 0.0  # when the loop was last found to have stood still
+        self._stalls: deque[tuple[float, float]] = deque(maxlen=MOST_STALLS)  # when it was seen, how long
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -170,6 +186,8 @@ class Scheduler:
         self._entries.clear()
         self._heap.clear()
         self._timer.close()
+        while self._waiting:
+            self._next_waiting(boottime(), "the agent was stopped before it was measured")
         if self._in_flight:
             _, left = await asyncio.wait(set(self._in_flight), timeout=grace)
             for task in left:
@@ -184,7 +202,7 @@ class Scheduler:
     def _arm(self) -> None:
         if self._heap:
             now = boottime()
-            self._armed_for = max(min(self._heap[0][0], now + STALL if self._in_flight else math.inf), now)
+            self._armed_for = max(min(self._heap[0][0], now + WATCH if self._in_flight else math.inf), now)
             self._timer.set(self._armed_for)
         else:
             self._armed_for = math.inf
@@ -193,8 +211,8 @@ class Scheduler:
     def _turn(self) -> float:
         """Runs what is due, and sets the timer for what comes next; returns the time up to which that is."""
         now = boottime()
-        if now - self._armed_for > STALL:
-            self._stalled = now
+        if now - self._armed_for > NOTED_STALL:
+            self._stalls.append((now, now - self._armed_for))
         while self._heap and self._heap[0][0] <= now:
             entry = self._heap[0][2]
             if entry.current:
@@ -215,6 +233,9 @@ class Scheduler:
 
         Returns when to look at this target next.
         """
+        if entry.waits is not None:
+            self._missed(entry, entry.waits, 1, OVERLOAD)
+            entry.waits = None
         first, interval = entry.due(), entry.target.interval
         newest = math.floor((now - first) / interval)  # ticks after the first that are due as well
         if (
@@ -234,14 +255,37 @@ class Scheduler:
             self._judge_overdue(entry, entry.probe, now)
         elif now - scheduled > LATEST:
             missed = newest + 1
+        elif len(self._in_flight) < self._most:
+            self._begin(entry, scheduled, now)
         else:
-            entry.deadline, entry.overdue = now + entry.target.timeout, None
-            entry.probe = self._loop.create_task(self._probe(entry, scheduled))
-            self._in_flight[entry.probe] = (entry, scheduled)
-            entry.probe.add_done_callback(self._ended)
+            entry.waits = scheduled
+            self._waiting.append((entry, scheduled))
+            while self._waiting[0][0].waits != self._waiting[0][1]:
+                self._waiting.popleft()
         if missed:
             self._missed(entry, first, missed, reason)
         return entry.due()
+
+    def _begin(self, entry: _Entry, scheduled: float, now: float) -> None:
+        entry.deadline, entry.overdue = now + entry.target.timeout, None
+        entry.probe = self._loop.create_task(self._probe(entry, scheduled))
+        self._in_flight[entry.probe] = (entry, scheduled)
+        entry.probe.add_done_callback(self._ended)
+
+    def _next_waiting(self, now: float, missed: str = "") -> None:
+        """Begins what has waited longest, or tells that it was missed."""
+        entry, scheduled = self._waiting.popleft()
+        if entry.waits != scheduled:
+            return  # its next tick has taken its place
+        entry.waits = None
+        if not entry.current:
+            missed = missed or "the target was changed or removed before it was measured"
+        elif now - scheduled > LATEST:
+            missed = missed or OVERLOAD
+        if missed:
+            self._missed(entry, scheduled, 1, missed)
+        else:
+            self._begin(entry, scheduled, now)
 
     def _judge_overdue(self, entry: _Entry, probe: asyncio.Task[None], now: float) -> None:
         """Cancels a probe that had time and turns enough to obey its deadline."""
@@ -261,16 +305,27 @@ class Scheduler:
             duration = (time.monotonic() - monotonic) * 1000
             message = Mask(entry.target).text(f"the prober failed: {error!r}")[:500]
             result = Result(duration, Phases(), Error(None, "internal", "local", message))
-        result = self._without_blame_for_stalls(result, started, entry.target.timeout)
-        self._outcome.measured(Measurement(entry.target, entry.prober, scheduled, started, wall, result))
+        stall = self._longest_stall(started)
+        if stall or result.error is not None:
+            result = self._without_blame_for_stalls(result, stall, started + entry.target.timeout)
+        self._outcome.measured(Measurement(entry.target, entry.prober, scheduled, started, wall, result, stall))
 
-    def _without_blame_for_stalls(self, result: Result, started: float, timeout: float) -> Result:
+    def _longest_stall(self, since: float) -> float:
+        """Seconds; one that goes on was not noted yet."""
+        now = self.late()
+        longest = now if now > NOTED_STALL else 0.0
+        for at, seconds in reversed(self._stalls):
+            if at <= since:
+                break
+            longest = max(longest, seconds)
+        return longest
+
+    def _without_blame_for_stalls(self, result: Result, stall: float, deadline: float) -> Result:
         """A time-out while this device stood still (busy, stopped or suspended) is this device's."""
         error = result.error
         if error is None or error.code not in MADE_BY_STALLS:
             return result
-        over = boottime() - (started + timeout)
-        if over <= STALL and self._stalled <= started:
+        if boottime() - deadline <= STALL and stall <= STALL:
             return result
         message = f"{error.message}; but this device stood still meanwhile"[:500]
         return msgspec.structs.replace(result, error=Error(error.phase, error.code, "local", message))
@@ -278,6 +333,8 @@ class Scheduler:
     def _ended(self, task: asyncio.Task[None]) -> None:
         entry, scheduled = self._in_flight.pop(task)
         entry.probe = None
+        while self._waiting and len(self._in_flight) < self._most:
+            self._next_waiting(boottime())
         if task.cancelled():
             reason = "the agent was stopped during the measurement" if not entry.current else "the prober hung"
             self._missed(entry, scheduled, 1, reason)

@@ -47,6 +47,13 @@ class BrokerNow(msgspec.Struct):
     refused_topics: tuple[str, ...] = ()
 
 
+class UplinkNow(msgspec.Struct):
+    """`lost_s`: for so many seconds nothing gets out of this device, and `why` that is thought; None when it does."""
+
+    lost_s: float | None = None
+    why: str = ""
+
+
 class SpoolNow(msgspec.Struct):
     """What waits: records in memory, bytes on disk, the age of the oldest; `trouble` with the disk, empty when none.
 
@@ -106,6 +113,7 @@ class Status(msgspec.Struct):
     missed: int | None
     lateness_max_ms: float | None
     broker: BrokerNow
+    uplink: UplinkNow
     spool: SpoolNow
     clock_synchronized: bool
     config: ConfigNow
@@ -118,6 +126,8 @@ class Status(msgspec.Struct):
     def judge(self) -> "Status":
         """Sets `health` and `why`; returns itself."""
         why = []
+        if self.uplink.lost_s is not None:
+            why.append(f"no way out for {_seconds(self.uplink.lost_s)}: {self.uplink.why}")
         error = f": {self.broker.error}" if self.broker.error else ""
         if self.broker.state == "lost":
             why.append(f"Kafka acknowledges nothing for {_seconds(self.broker.lost_s or 0)}{error}")

@@ -1,93 +1,286 @@
 """From what a probe found to a verdict: `up`, `down`, or `unknown` when this device could not judge.
 
-A failure that can only mean the target is `down` at once. Silence is `down` only when this device's own way out was
-seen to work: the target itself took the connection before it fell silent, or *another* target answered within the last
-`PROOF_SECONDS`. A resolver's failure is `down` only when that resolver answered for another target in that time.
+A failure that can only mean the target is `down` at once. Silence, and trouble with the resolver, are doubtful: they
+are `down` only when something proves that this device's own way out worked *after* the measurement had failed. What
+proves it: another target as far away, of the same family, that answered since, or an address that was asked just then
+(`agent.inquiry` asks). And nothing may speak against it: a link that went down or up meanwhile, answers that others had
+to be asked for twice, or the very target answering as soon as it is asked again.
 """
 
 import ipaddress
+import math
+from collections import deque
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
 from agent.config.model import Target
-from agent.probers.result import Error, Result
+from agent.probers.result import Attribution, Error, Peer, Result
 
 Status = Literal["up", "down", "unknown"]
 Reach = Literal["here", "near", "far"]
+Ruling = tuple[Status, Error]
 
-PROOF_SECONDS = 30.0
+SLOW_MS = 900.0  # to connect: the first packet was lost (it is sent again after 1 s: RFC 6298), or the way is very slow
+LOSS_SECONDS = 10.0  # so long a sign of loss counts
+REMEMBERED_SECONDS = 600.0  # so long a target that answered is one that ought to
+MOST_SIGHTINGS = 512  # of a kind
+PROOF_SECONDS = 1.0  # so long after a failure an answer still says how it was then: the second look at it lasts longer
+FEW = 3  # witnesses; of as many or fewer one sign of loss is enough, else two: one target may lose packets of its own
+
+_NO_NAME = frozenset({"dns_nxdomain", "dns_no_address"})
 
 
-class _Recent:
-    """Remembers the latest sighting, and the latest of another key: enough to ask "another one than me, lately?"."""
+class _Sightings:
+    """The last ones of one kind: whose, and when."""
 
-    __slots__ = ("_latest", "_other")
+    __slots__ = ("_last",)
 
     def __init__(self) -> None:
-        self._latest: tuple[str, float] | None = None
-        self._other: tuple[str, float] | None = None
+        self._last: deque[tuple[str, float]] = deque(maxlen=MOST_SIGHTINGS)
 
-    def saw(self, key: str, now: float) -> None:
-        if self._latest is not None and self._latest[0] != key:
-            self._other = self._latest
-        self._latest = (key, now)
+    def saw(self, key: str, at: float) -> None:
+        self._last.append((key, at))
 
-    def saw_other_than(self, key: str, since: float) -> bool:
-        return any(
-            sighting is not None and sighting[0] != key and sighting[1] >= since
-            for sighting in (self._latest, self._other)
-        )
+    def other_than(self, key: str, since: float, until: float) -> str | None:
+        for each, at in reversed(self._last):
+            if at < since:
+                return None
+            if at <= until and each != key:
+                return each
+        return None
 
 
 class Evidence:
-    """What this device saw lately that tells its own troubles from a target's. Times are seconds since boot."""
+    """What this device saw that tells its own troubles from a target's. Times are seconds since boot."""
 
     def __init__(self) -> None:
-        self._answers: dict[Reach, _Recent] = {"near": _Recent(), "far": _Recent()}
-        # By the target's `resolver` option; None is the host's own.
-        self._resolvers: dict[str | None, _Recent] = {}
+        self._quick = {(reach, family): _Sightings() for reach in ("near", "far") for family in ("ipv4", "ipv6")}
+        self._heard: dict[Reach, float] = {}  # the last answer from there, however slow
+        self._named: dict[str | None, _Sightings] = {}  # by the `resolver` option; None is the host's own
+        self._witnesses: dict[str, tuple[Target, Result, float]] = {}  # the last quick answer of each, and when
+        self._signs: dict[str, float] = {}  # of loss: by target, the last one
 
-    def note(self, target: Target, result: Result, now: float) -> None:
-        """Takes a result in: whose address answered, and which resolver."""
-        if result.peer is not None and result.heard and (reach := _reach(result.peer.address)) != "here":
-            self._answers[reach].saw(target.id, now)
+    def note(self, target: Target, result: Result, at: float) -> None:
+        """Takes a result in: whose address answered, how quickly, and which resolver named it."""
+        peer, error = result.peer, result.error
+        # What was silent in the end may have said something, but when?
+        if peer is None or (error is not None and error.attribution != "target"):
+            return
         if result.resolver is not None:
-            self._resolvers.setdefault(target.resolver, _Recent()).saw(target.id, now)
+            self.resolved(target.id, target.resolver, at)
+        connect, wait = result.phases_ms.connect, result.phases_ms.wait
+        if self.heard(target.id, peer, wait if connect is None else connect, at) and connect is not None:
+            self._witnesses[target.id] = target, result, at
 
-    def uplink_proven(self, target: Target, result: Result, now: float) -> bool:
-        """Did anything as far away as this answer another target lately? A neighbour is no witness for the world."""
-        reaches: tuple[Reach, ...] = ("far",)
-        if result.peer is not None and _reach(result.peer.address) == "near":
-            reaches = ("near", "far")
-        return any(self._answers[reach].saw_other_than(target.id, now - PROOF_SECONDS) for reach in reaches)
+    def heard(self, key: str, peer: Peer, took_ms: float | None, at: float) -> bool:
+        """An address answered, after so long (to connect, if it was by TCP); `key`: the target's id, or whose it is.
 
-    def resolver_proven(self, target: Target, now: float) -> bool:
-        """Did this target's resolver answer for another target lately?"""
-        recent = self._resolvers.get(target.resolver)
-        return recent is not None and recent.saw_other_than(target.id, now - PROOF_SECONDS)
+        Whether it is an answer that proves something.
+        """
+        reach = _reach(peer.address)
+        if reach == "here":
+            return False
+        self._heard[reach] = at
+        if took_ms is None or took_ms < SLOW_MS:
+            self._quick[reach, peer.family].saw(key, at)
+            return True
+        if (known := self._witnesses.get(key)) is not None and at - known[2] < REMEMBERED_SECONDS:
+            self.lost(key, at)
+        return False
+
+    def resolved(self, key: str, resolver: str | None, at: float) -> None:
+        """The resolver (a target's option) named an address."""
+        recent = self._named.get(resolver)
+        if recent is None:
+            recent = self._named[resolver] = _Sightings()
+        recent.saw(key, at)
+
+    def lost(self, key: str, at: float) -> None:
+        """A sign of loss: it answered, and not at first."""
+        self._signs[key] = at
+
+    def last_quick(self, target_id: str) -> float:
+        """When this target answered quickly last; 0 when that was never seen."""
+        known = self._witnesses.get(target_id)
+        return 0.0 if known is None else known[2]
+
+    def other(self, target_id: str, peer: Peer, since: float, until: float = math.inf) -> str | None:
+        """Who else, as far away as this or farther, answered quickly between: see `vouches`."""
+        for reach in ("far",) if _reach(peer.address) == "far" else ("near", "far"):
+            if (key := self._quick[reach, peer.family].other_than(target_id, since, until)) is not None:
+                return key
+        return None
+
+    def finds_names(self, target: Target, now: float) -> bool:
+        """Whether this target's resolver found an address for another one lately."""
+        found = self._named.get(target.resolver)
+        return found is not None and found.other_than(target.id, now - REMEMBERED_SECONDS, now) is not None
+
+    def heard_since(self, peer: Peer | None, since: float) -> bool:
+        """Whether anything as far away as this answered since, of any family, slowly or quickly. Without an address: as
+        far away as anything ever did."""
+        far = "far" in self._heard if peer is None else _reach(peer.address) == "far"
+        reaches: tuple[Reach, ...] = ("far",) if far else ("near", "far")
+        return any(self._heard.get(reach, -1.0) >= since for reach in reaches)
+
+    def lossy(self, target_id: str, now: float) -> bool:
+        """Whether others had to be asked twice lately: what is silent may have been lost on the way."""
+        signs = sum(key != target_id and at >= now - LOSS_SECONDS for key, at in self._signs.items())
+        if signs == 1:
+            seen = sum(at >= now - LOSS_SECONDS for _, _, at in self._witnesses.values())
+            return seen - (self.last_quick(target_id) >= now - LOSS_SECONDS) <= FEW
+        return signs > 1
+
+    def other_resolvers(self, target: Target) -> list[str | None]:
+        """The `resolver` options, but this target's, by which a name was found ever."""
+        return [resolver for resolver in self._named if resolver != target.resolver]
+
+    def witnesses(self, but: Collection[str], now: float) -> Iterator[tuple[Target, Result]]:
+        """The targets that ought to answer when they are asked, as they did lately."""
+        return (
+            (target, result)
+            for key, (target, result, at) in self._witnesses.items()
+            if key not in but and now - at < max(REMEMBERED_SECONDS, 2 * target.interval)
+        )
+
+    def keep_only(self, target_ids: Collection[str]) -> None:
+        """Forgets the other targets."""
+        for known in (self._witnesses, self._signs):
+            for key in [key for key in known if key not in target_ids]:
+                del known[key]
 
 
-def judge(
-    target: Target, result: Result, evidence: Evidence, now: float, *, clock_synchronized: bool
-) -> tuple[Status, Error | None]:
-    """The verdict and the error to record with it, re-attributed when the blame cannot be proven."""
+class Look(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One more question that was asked when the measurement had failed: `connect` to an `address`, or `resolve` by a
+    `server`. `ms`: how long it took. `error`: its code; without it there was an answer.
+    """
+
+    what: Literal["connect", "resolve"]
+    ms: float
+    address: str | None = None
+    port: int | None = None
+    server: str | None = None
+    error: str | None = None
+
+
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was looked at before anyone was blamed, or not; what is absent could not be told, or was not needed.
+
+    Of this device's way there: `route`; the `interface`, whether its `link` is up and has a carrier, and whether that
+    changed since the measurement began; the `gateway`, and whether it answers to the question for its hardware address.
+    Of others, when the measurement had ended: the id of an `other` target that answered; how many addresses were
+    `asked`, and `answered`; for how many other names its resolver was asked (`names_asked`), and found an address
+    (`names_found`); `loss`: some had to be asked twice lately.
+    `waited_ms` went by between the measurement's end and its verdict.
+    """
+
+    waited_ms: float
+    route: bool | None = None
+    interface: str | None = None
+    link: bool | None = None
+    link_changed: bool = False
+    gateway: str | None = None
+    gateway_answers: bool | None = None
+    other: str | None = None
+    asked: int = 0
+    answered: int = 0
+    names_asked: int = 0
+    names_found: int = 0
+    loss: bool = False
+
+
+class Found(msgspec.Struct):
+    """What an inquiry knows of one failure so far.
+
+    `own`: the second look at the target, whose first question is the one that had failed; None while it is under way.
+    `before`, `after`: who else answered while it was measured, and soon after. `names`: whether the resolver finds most
+    of the other names that it is asked for; None while it is not known. `barred`: why nothing could come through, on
+    this device's side. `over`: it has to be judged now.
+    """
+
+    own: tuple[Look, ...] | None = ()
+    before: str | None = None
+    after: str | None = None
+    names: bool | None = None
+    barred: str = ""
+    over: bool = False
+
+
+def judge(target: Target, result: Result, at: float, evidence: Evidence, *, clock_synchronized: bool) -> Ruling | None:
+    """The verdict of a failure and the error to record with it; None when it is doubtful."""
     error = result.error
-    if error is None:
-        return "up", None
+    assert error is not None
     if error.code in ("tls_cert_expired", "tls_cert_not_yet_valid") and not clock_synchronized:
         told = f"this device's clock is not synchronized, so the certificate's dates cannot be judged: {error.message}"
         return "unknown", Error(error.phase, "clock_unsynchronized", "local", told[:500])
     if error.attribution == "path":
         if result.peer is not None and _reach(result.peer.address) == "here":
-            return "down", msgspec.structs.replace(error, attribution="target")
-        if result.heard or evidence.uplink_proven(target, result, now):
-            return "down", error
-        return "unknown", msgspec.structs.replace(error, attribution="unknown")
-    if error.attribution == "resolver":
-        return ("down" if evidence.resolver_proven(target, now) else "unknown"), error
+            return "down", _attributed(error, "target")
+        return None
+    if error.attribution == "resolver" or error.code == "local_network":
+        return None
+    if error.phase == "resolve" and error.code in _NO_NAME and evidence.finds_names(target, at):
+        return None  # one that finds other names; a single name's resolver is taken at its word
     return ("down" if error.attribution == "target" else "unknown"), error
+
+
+def rule(target: Target, result: Result, at: float, evidence: Evidence, found: Found) -> Ruling | None:
+    """The verdict of a doubtful failure that ended `at`; None while that is open, which it is not once it is over."""
+    error = result.error
+    assert error is not None
+    if error.attribution == "local":
+        return ("unknown", error) if found.over or evidence.heard_since(None, at) else None
+    if found.barred:
+        told = f"{error.message}; but {found.barred}"[:500]
+        return "unknown", Error(error.phase, error.code, "local", told)
+    if found.own is None and not found.over:
+        return None
+    if error.phase == "resolve":
+        return _rule_on_resolver(target, error, at, evidence, found)
+    return _rule_on_silence(target, result, at, evidence, found)
+
+
+def _rule_on_silence(target: Target, result: Result, at: float, evidence: Evidence, found: Found) -> Ruling | None:
+    error, own = result.error, found.own or ()
+    assert error is not None
+    unknown: Ruling = "unknown", _attributed(error, "unknown")
+    answers = bool(own) and own[0].error is None
+    if (answers and not result.heard) or evidence.lossy(target.id, at):
+        return unknown
+    if found.after is not None and (own or found.before is not None):
+        return "down", error
+    if answers and not result.resent and own[0].ms < SLOW_MS:
+        return "down", error  # its network takes connections, and took the request: what is silent is the target
+    return unknown if found.over else None
+
+
+def _rule_on_resolver(target: Target, error: Error, at: float, evidence: Evidence, found: Found) -> Ruling | None:
+    unknown: Ruling = "unknown", _attributed(error, "resolver")
+    if found.own is None or any(look.error is None for look in found.own):
+        return unknown  # the name may be there, or is: it is the resolver that failed
+    if found.names is False or evidence.lossy(target.id, at):
+        return unknown
+    # A resolver near by may answer from its memory while there is no way out.
+    if found.names and (error.code in _NO_NAME or evidence.heard_since(None, at)):
+        return "down", error
+    return unknown if found.over else None
+
+
+def vouches(witness: str, for_address: str) -> bool:
+    """Whether an answer from the one address says that there is a way to the other. A neighbour is no witness for the
+    world, and one family of addresses is none for the other.
+    """
+    reach = _reach(witness)
+    return (":" in witness) == (":" in for_address) and (
+        reach == "far" or (reach == "near" and _reach(for_address) == "near")
+    )
+
+
+def _attributed(error: Error, attribution: Attribution) -> Error:
+    return msgspec.structs.replace(error, attribution=attribution)
 
 
 @lru_cache(maxsize=4_096)

@@ -39,7 +39,15 @@ ARROWS = {
     },
     "agent.edits": {"agent.config.files", "agent.device.clock"},
     "agent.last_good": {"agent.config", "agent.device.durable"},
-    "agent.once": {"agent.config", "agent.device", "agent.probers", "agent.record", "agent.schedule", "agent.verdict"},
+    "agent.once": {
+        "agent.config",
+        "agent.device",
+        "agent.inquiry",
+        "agent.probers",
+        "agent.record",
+        "agent.schedule",
+        "agent.verdict",
+    },
     "agent.watch": {"agent.show"},
     "agent.waiting": {"agent.show", "agent.spool"},
     "agent.show": set(),
@@ -48,9 +56,20 @@ ARROWS = {
     "agent.log": {"agent.config.masking"},
     "agent.results": {
         "agent.device.clock",
+        "agent.inquiry",
+        "agent.probers.resolver",
+        "agent.probers.result",
         "agent.record",
         "agent.schedule",
         "agent.spool.spool",
+        "agent.verdict",
+    },
+    "agent.inquiry": {
+        "agent.config.model",
+        "agent.device.clock",
+        "agent.device.uplink",
+        "agent.probers",
+        "agent.schedule",  # plain `Measurement`
         "agent.verdict",
     },
     "agent.record": {
@@ -79,6 +98,7 @@ ARROWS = {
         "agent.config.pem",
         "agent.config.regexp",
         "agent.device.clock",
+        "agent.device.uplink",
         "agent.timer",
     },
     "agent.delivery": {

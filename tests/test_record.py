@@ -22,12 +22,15 @@ from agent.record import (
     Recorder,
     Started,
     Stopping,
+    UplinkBack,
+    UplinkLost,
     corrected,
     event_schema,
     result_schema,
 )
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
+from agent.verdict import Look, Seen
 
 RESULT = jsonschema.Draft202012Validator(result_schema())
 EVENT = jsonschema.Draft202012Validator(event_schema())
@@ -135,6 +138,30 @@ def test_a_whole_result():
     }
 
 
+def test_what_a_verdict_rests_on():
+    """What was looked at, the second look, and how long the loop stood still are in the record where there is any."""
+    result = Result(3000.0, Phases(connect=3000.0), Error("connect", "connect_timeout", "path", "no answer"))
+    seen = Seen(1510.25, route=True, interface="eth0", link=True, other="bank", asked=4, answered=3)
+    own = (Look("connect", 1500.1, address="203.0.113.7", port=443, error="connect_timeout"),)
+    measurement = a_measurement(result)._replace(stall=0.12)
+    value = recorded(a_recorder().measured(measurement, "down", result.error, CLOCK, seen, own))
+    assert value["stall_ms"] == 120.0
+    assert value["evidence"] == {
+        "waited_ms": 1510.25,
+        "route": True,
+        "interface": "eth0",
+        "link": True,
+        "other": "bank",
+        "asked": 4,
+        "answered": 3,
+    }
+    assert value["second_look"] == [
+        {"what": "connect", "ms": 1500.1, "address": "203.0.113.7", "port": 443, "error": "connect_timeout"}
+    ]
+    value = recorded(a_recorder().measured(a_measurement(result), "down", result.error, CLOCK))
+    assert not {"stall_ms", "evidence", "second_look"} & value.keys()
+
+
 def test_a_failure_has_null_for_what_was_not_reached():
     """Phases that were not reached are null, blocks without meaning are absent."""
     result = Result(5.0, Phases(resolve=5.0), Error("resolve", "dns_nxdomain", "target", "no such name"))
@@ -210,6 +237,8 @@ def test_numbers_have_no_holes():
         ),
         (BrokerLost, {}),
         (BrokerBack, {"lost_s": 12.5}),
+        (UplinkLost, {"since_s": 1.5, "why": "this device's link is down: eth0"}),
+        (UplinkBack, {"lost_s": 12.5}),
         (ClockSet, {"step_ms": -3600000.0}),
         (ConfigRejected, {"problems": ("config.yaml:1:1: x",), "count": 1}),
         (

@@ -307,6 +307,71 @@ async def test_a_stall_is_not_the_targets_fault(scheduler, outcomes, stall):
     assert (second.code, second.attribution) == ("http_timeout_headers", "path")
 
 
+async def test_a_stall_is_in_the_measurement(scheduler, outcomes):
+    """How long the loop stood still during a measurement is told with it, also with one that succeeded; not with the
+    next one.
+    """
+    scheduler.reconcile([a_target(interval=1.0)], lambda target: Sleeping(0.6))
+    while not scheduler._in_flight:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    time.sleep(0.3)
+    await asyncio.sleep(1.8)
+    first, second = outcomes.measurements[:2]
+    assert 0.15 < first.stall < 0.4
+    assert first.result.error is None
+    assert second.stall == 0.0
+
+
+async def test_no_more_than_so_many_at_once(outcomes):
+    """With more work than may be done at once the others wait for their turn, a second at most, and have it in order;
+    what could not begin is told; each tick is measured or told, none twice.
+    """
+    scheduler = Scheduler("agent", outcomes, 2)
+    running, most = 0, 0
+
+    class Counting(Instant):
+        async def probe(self, deadline):
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.4)
+            running -= 1
+            return Result(400.0, Phases())
+
+    names = [f"t{n}" for n in range(10)]  # ten a second, where five can be done
+    scheduler.reconcile([a_target(name, interval=1.0) for name in names], lambda target: Counting())
+    await asyncio.sleep(6.0)
+    await scheduler.stop(1.0)
+    assert most == 2
+    assert 24 <= len(outcomes.measurements) <= 33
+    assert all(m.started - m.scheduled < 1.1 for m in outcomes.measurements)
+    measured = [len(outcomes.scheduled(name)) for name in names]
+    assert min(measured) >= 1
+    assert max(measured) <= 5
+    assert any("as many measurements as this device makes at once" in miss.reason for miss in outcomes.misses)
+    for name in names:
+        ticks = outcomes.scheduled(name) + [
+            miss.scheduled + n for miss in outcomes.misses if miss.target.id == name for n in range(miss.ticks)
+        ]
+        assert {round(b - a, 6) for a, b in itertools.pairwise(sorted(ticks))} == {1.0}
+
+
+async def test_what_waits_for_its_turn_at_a_stop(outcomes):
+    """It is told as not measured."""
+    scheduler = Scheduler("agent", outcomes, 1)
+    scheduler.reconcile([a_target(f"t{n}", interval=1.0) for n in range(3)], lambda target: Sleeping(3600))
+    while sum(entry.waits is not None for entry in scheduler._entries.values()) < 2:
+        await asyncio.sleep(0.01)
+    outcomes.misses.clear()
+    await scheduler.stop(0.05)
+    assert [miss.reason for miss in outcomes.misses] == [
+        "the agent was stopped before it was measured",
+        "the agent was stopped before it was measured",
+        "the agent was stopped during the measurement",
+    ]
+
+
 async def test_a_broken_prober_costs_one_record(scheduler, outcomes, caplog):
     """A bug in a prober is a result `internal`, blamed on this device, and the target is measured on."""
     scheduler.reconcile([a_target()], lambda target: Broken())

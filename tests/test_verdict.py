@@ -4,147 +4,260 @@ import pytest
 
 from agent.config.model import Target
 from agent.probers.result import Dns, Error, Icmp, Peer, Phases, Result
-from agent.verdict import PROOF_SECONDS, Evidence, judge
+from agent.verdict import LOSS_SECONDS, PROOF_SECONDS, Evidence, Found, Look, judge, rule, vouches
 
 HERE = Target("here", "http://a.example/", "http://a.example/", 30.0, 10.0)
 OTHER = Target("other", "http://b.example/", "http://b.example/", 30.0, 10.0)
-AWAY = Peer("192.0.2.1", 80, "ipv4")
+AWAY = Peer("9.9.9.9", 80, "ipv4")
+SIX = Peer("2620:fe::9", 80, "ipv6")
+NEAR = Peer("192.168.1.1", 80, "ipv4")
+ANSWERS = Look("connect", 20.0)
+SILENT = Look("connect", 1500.0, error="connect_timeout")
+AT = 100.0  # when the measurement ended that is judged
 
 
-def failed(code, attribution, phase="wait", peer=AWAY, resolver=None):
-    phases = Phases(connect=None if phase in ("resolve", "connect") else 0.5)
-    return Result(1.0, phases, Error(phase, code, attribution, "why"), peer=peer, resolver=resolver)
+def target(name):
+    return Target(name, f"http://{name}.example/", f"http://{name}.example/", 30.0, 10.0)
 
 
-def answered(peer=AWAY, resolver=None):
-    return Result(1.0, Phases(), peer=peer, resolver=resolver)
+def failed(code, attribution, phase="wait", peer=AWAY, resolver=None, connect=5.0, resent=False):
+    phases = Phases(connect=None if phase == "resolve" else connect)
+    error = Error(phase, code, attribution, "why")
+    return Result(1.0, phases, error, peer=peer, resolver=resolver, resent=resent)
 
 
-def verdict(result, evidence, now=100.0, synchronized=True):
-    status, error = judge(HERE, result, evidence, now, clock_synchronized=synchronized)
-    return status, error and (error.code, error.attribution)
+def silence(peer=AWAY):
+    return failed("connect_timeout", "path", "connect", peer, connect=3000.0)
 
 
-def test_up():
-    """Without an error it is up."""
-    assert verdict(answered(), Evidence()) == ("up", None)
+def no_name(code="dns_servfail", attribution="resolver"):
+    return failed(code, attribution, "resolve", peer=None)
+
+
+def answer(peer=AWAY, resolver=None, connect=5.0):
+    return Result(1.0, Phases(connect=connect), peer=peer, resolver=resolver)
+
+
+def verdict(result, evidence, *, synchronized=True, **found):
+    """Status, code and attribution; None while it is open."""
+    ruling = judge(HERE, result, AT, evidence, clock_synchronized=synchronized)
+    if result.peer is not None:
+        found.setdefault("before", evidence.other("here", result.peer, AT - 3, AT))
+        found.setdefault("after", evidence.other("here", result.peer, AT, AT + PROOF_SECONDS))
+    ruling = ruling or rule(HERE, result, AT, evidence, Found(**found))
+    return ruling and (ruling[0], ruling[1].code, ruling[1].attribution)
+
+
+def status(*args, **options):
+    ruling = verdict(*args, **options)
+    return ruling and ruling[0]
+
+
+def heard(*sightings):
+    """What was seen: target, result, and how long before or after the measurement ended."""
+    evidence = Evidence()
+    for who, result, after in sightings:
+        evidence.note(who, result, AT + after)
+    return evidence
 
 
 def test_a_wrong_answer_needs_no_proof():
     """A target that answered wrongly is down at once."""
-    assert verdict(failed("status_mismatch", "target"), Evidence())[0] == "down"
+    assert status(failed("status_mismatch", "target"), Evidence()) == "down"
 
 
 def test_silence_without_proof_is_unknown():
-    """Nothing came back and nothing else answered lately: nobody is blamed."""
-    assert verdict(failed("connect_timeout", "path", "connect"), Evidence()) == (
-        "unknown",
-        ("connect_timeout", "unknown"),
-    )
+    """Nothing came back and nothing else answers: nobody is blamed."""
+    assert verdict(silence(), Evidence()) is None
+    assert verdict(silence(), Evidence(), over=True) == ("unknown", "connect_timeout", "unknown")
 
 
 def test_silence_while_another_target_answers_is_down():
-    """Another target's answer proves the uplink."""
-    evidence = Evidence()
-    evidence.note(OTHER, answered(), 90.0)
-    assert verdict(failed("connect_timeout", "path", "connect"), evidence) == ("down", ("connect_timeout", "path"))
+    """Another target's answers while it was measured and right after prove the way out."""
+    assert verdict(silence(), heard((OTHER, answer(), -1.0), (OTHER, answer(), 0.1))) == (
+        "down",
+        "connect_timeout",
+        "path",
+    )
 
 
-def test_silence_after_the_connection_is_down():
-    """The target's own network answered the connection: the way there is good, and what is silent is the target."""
-    assert verdict(failed("http_timeout_headers", "path"), Evidence()) == ("down", ("http_timeout_headers", "path"))
+@pytest.mark.parametrize(
+    "sightings",
+    [(-0.1,), (-5.0, -1.0), (0.1,), (-5.0, 0.1), (-1.0, 1.1)],
+    ids=["before the end", "before", "after", "long before and after", "before and too late"],
+)
+def test_an_answer_before_or_after_alone_proves_nothing(sightings):
+    """What answered on one side of the failure only may have done so before the cable was pulled, or later."""
+    assert status(silence(), heard(*((OTHER, answer(), each) for each in sightings)), over=True) == "unknown"
 
 
-def test_an_old_answer_proves_nothing():
-    """Proof ends after 30 s."""
-    evidence = Evidence()
-    evidence.note(OTHER, answered(), 100.0 - PROOF_SECONDS - 0.1)
-    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
+def test_silent_twice():
+    """When the target is silent again as it is asked again, another's answer right after is enough."""
+    assert status(silence(), heard((OTHER, answer(), 0.1)), own=(SILENT,)) == "down"
 
 
 def test_the_target_is_no_proof_for_itself():
-    """Its own earlier answer says nothing about the uplink now, but does not hide another's either."""
-    evidence = Evidence()
-    evidence.note(OTHER, answered(), 95.0)
-    evidence.note(HERE, answered(), 99.0)
-    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "down"
-    evidence = Evidence()
-    evidence.note(HERE, answered(), 99.0)
-    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
+    """Its own answer says nothing about the way out, but does not hide another's either."""
+    assert status(silence(), heard((OTHER, answer(), 0.1), (HERE, answer(), 0.2)), own=(SILENT,)) == "down"
+    assert status(silence(), heard((HERE, answer(), 0.2)), own=(SILENT,), over=True) == "unknown"
 
 
 @pytest.mark.parametrize(
     "result",
     [
-        pytest.param(answered(Peer("127.0.0.1", 80, "ipv4")), id="loopback"),
-        pytest.param(failed("connect_timeout", "path", "connect"), id="another silence"),
-        pytest.param(failed("dns_timeout", "resolver", "resolve", peer=None), id="no resolver"),
+        pytest.param(answer(Peer("127.0.0.1", 80, "ipv4")), id="loopback"),
+        pytest.param(silence(), id="another silence"),
+        pytest.param(failed("http_timeout_headers", "path"), id="a connection that fell silent, it is not known when"),
+        pytest.param(no_name(), id="no resolver"),
         pytest.param(failed("local_network", "local", "connect"), id="own network"),
+        pytest.param(answer(SIX), id="the other family"),
+        pytest.param(answer(NEAR), id="a neighbour"),
+        pytest.param(answer(connect=1100.0), id="a slow answer"),
     ],
 )
 def test_what_is_no_proof_of_the_uplink(result):
-    """Only an answer from beyond this device proves its way out."""
-    evidence = Evidence()
-    evidence.note(OTHER, result, 99.0)
-    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "unknown"
+    """Only a quick answer from as far away, in the same family, proves the way out."""
+    assert status(silence(), heard((OTHER, result, 0.1)), own=(SILENT,), over=True) == "unknown"
 
 
-def test_a_neighbour_is_no_witness_for_the_world():
-    """That the router answers says nothing about the way out; an answer from the world proves the way to both."""
-    silent = failed("connect_timeout", "path", "connect", peer=Peer("9.9.9.9", 80, "ipv4"))
-    evidence = Evidence()
-    evidence.note(OTHER, answered(Peer("192.168.1.1", 80, "ipv4")), 99.0)
-    assert verdict(silent, evidence)[0] == "unknown"
-    evidence.note(OTHER, answered(Peer("2620:fe::9", 80, "ipv6")), 99.0)
-    assert verdict(silent, evidence)[0] == "down"
-    assert (
-        verdict(failed("connect_timeout", "path", "connect", peer=Peer("10.0.0.1", 80, "ipv4")), evidence)[0] == "down"
-    )
+def test_who_vouches_for_whom():
+    """An answer from the world proves the way to a neighbour, not the other way round."""
+    assert vouches("9.9.9.9", "192.168.1.1")
+    assert vouches("192.168.1.2", "192.168.1.1")
+    assert not vouches("192.168.1.1", "9.9.9.9")
+    assert not vouches("127.0.0.1", "192.168.1.1")
+    assert not vouches("9.9.9.9", "2620:fe::9")
+    assert status(silence(NEAR), heard((OTHER, answer(), 0.1)), own=(SILENT,)) == "down"
 
 
 def test_a_refusal_elsewhere_proves_the_uplink():
     """Even a refused connection came back from beyond."""
-    evidence = Evidence()
-    evidence.note(OTHER, failed("connect_refused", "target", "connect"), 99.0)
-    assert verdict(failed("connect_timeout", "path", "connect"), evidence)[0] == "down"
+    refused = failed("connect_refused", "target", "connect")
+    assert status(silence(), heard((OTHER, refused, 0.1)), own=(SILENT,)) == "down"
 
 
 def test_silence_on_loopback_is_the_targets_own():
     """No network lies between this device and itself."""
     result = failed("http_timeout_headers", "path", peer=Peer("127.0.0.1", 80, "ipv4"))
-    assert verdict(result, Evidence()) == ("down", ("http_timeout_headers", "target"))
+    assert verdict(result, Evidence()) == ("down", "http_timeout_headers", "target")
 
 
-def test_resolver_trouble_needs_a_resolver_that_answers_others():
-    """SERVFAIL is down only when the same resolver answers for other names."""
-    result = failed("dns_servfail", "resolver", "resolve", peer=None)
-    evidence = Evidence()
-    assert verdict(result, evidence)[0] == "unknown"
-    evidence.note(OTHER, answered(resolver="192.0.2.53"), 99.0)
-    assert verdict(result, evidence) == ("down", ("dns_servfail", "resolver"))
+def test_a_second_look_is_waited_for():
+    """While the target is asked again nothing is decided, though others answer."""
+    evidence = heard((OTHER, answer(), 0.1))
+    assert verdict(silence(), evidence, own=None) is None
+    assert status(silence(), evidence, own=(SILENT,)) == "down"
+    assert status(silence(), evidence, own=None, over=True) == "unknown"
+    assert status(silence(), evidence, own=None, before="other", over=True) == "down"
 
 
-def test_another_resolver_proves_nothing_about_the_hosts():
-    """A target with its own `resolver` is no witness for the host's resolver."""
-    evidence = Evidence()
+def test_silent_and_then_not():
+    """What answers as soon as it is asked again may have been silent or lost on the way: nobody knows."""
+    evidence = heard((OTHER, answer(), 0.1))
+    assert verdict(silence(), evidence, own=(ANSWERS,)) == ("unknown", "connect_timeout", "unknown")
+
+
+def test_connections_are_taken_and_nothing_said():
+    """Its network takes another connection and has taken the request: what is silent is the target, and no other needs
+    to tell. A request that had to be sent again may have been lost.
+    """
+    quiet = failed("http_timeout_headers", "path")
+    assert verdict(quiet, Evidence(), own=(ANSWERS,)) == ("down", "http_timeout_headers", "path")
+    assert status(quiet, Evidence(), own=(SILENT,), over=True) == "unknown"
+    assert status(quiet, Evidence(), over=True) == "unknown"
+    assert status(quiet, Evidence(), own=(Look("connect", 1020.0),), over=True) == "unknown"
+    resent = failed("http_timeout_headers", "path", resent=True)
+    assert status(resent, Evidence(), own=(ANSWERS,), over=True) == "unknown"
+    assert status(resent, heard((OTHER, answer(), 0.1)), own=(ANSWERS,)) == "down"
+
+
+def test_signs_of_loss():
+    """While others have to be asked twice, silence proves nothing; after a while it does again."""
+    evidence = heard((OTHER, answer(), -10.0), (OTHER, answer(connect=1020.0), -5.0), (target("c"), answer(), 0.1))
+    assert status(silence(), evidence, own=(SILENT,)) == "unknown"
+    later = heard((OTHER, answer(), -100.0), (OTHER, answer(connect=1020.0), -LOSS_SECONDS - 1))
+    later.note(target("c"), answer(), AT + 0.1)
+    assert status(silence(), later, own=(SILENT,)) == "down"
+
+
+def test_one_that_loses_packets_of_its_own():
+    """Of many, one alone that has to be asked twice excuses nobody; two do. Nor does one that was always slow."""
+    evidence = heard(*((target(f"t{n}"), answer(), 0.1 * n) for n in range(5)))
+    evidence.lost("t1", AT)
+    assert status(silence(), evidence, own=(SILENT,)) == "down"
+    evidence.lost("t2", AT)
+    assert status(silence(), evidence, own=(SILENT,)) == "unknown"
+    slow = [(target(f"s{n}"), answer(connect=1500.0), -n) for n in range(9)]
+    assert status(silence(), heard(*slow, (OTHER, answer(), 0.1)), own=(SILENT,)) == "down"
+
+
+def test_own_signs_are_not_held_for_it():
+    """That the target itself had to be asked twice before does not excuse it now."""
+    evidence = heard((HERE, answer(), -10.0), (HERE, answer(connect=1020.0), -5.0), (OTHER, answer(), 0.1))
+    assert status(silence(), evidence, own=(SILENT,)) == "down"
+
+
+def test_a_link_that_was_down():
+    """What happened to this device's link is local, whatever answers by then."""
+    told = verdict(silence(), heard((OTHER, answer(), 0.1)), barred="this device's link went down or up meanwhile")
+    assert told == ("unknown", "connect_timeout", "local")
+
+
+def test_resolver_trouble_needs_a_resolver_that_finds_others():
+    """SERVFAIL is down only when the same resolver finds most of the other names just then, and something answers."""
+    evidence = heard((OTHER, answer(resolver="192.0.2.53"), 0.1))
+    assert status(no_name(), evidence) is None
+    assert status(no_name(), evidence, over=True) == "unknown"
+    assert status(no_name(), evidence, names=False) == "unknown"
+    assert verdict(no_name(), evidence, names=True) == ("down", "dns_servfail", "resolver")
+    failed_again = (Look("resolve", 5.0, error="dns_servfail"),)
+    assert status(no_name(), evidence, names=True, own=failed_again) == "down"
+
+
+def test_a_resolver_that_answers_from_memory():
+    """A resolver that finds names while nothing answers proves nothing."""
+    evidence = heard((OTHER, answer(resolver="192.0.2.53"), -1.0))
+    assert status(no_name(), evidence, names=True, over=True) == "unknown"
+
+
+@pytest.mark.parametrize("error", ["dns_servfail", "dns_nxdomain"])
+def test_a_name_that_is_found_after_all(error):
+    """When it, or another resolver, finds the name as soon as it is asked, the target is not to blame."""
+    evidence = heard((OTHER, answer(resolver="192.0.2.53"), -0.1), (OTHER, answer(resolver="192.0.2.53"), 0.1))
+    failure = no_name(error, "target" if error == "dns_nxdomain" else "resolver")
+    again = Look("resolve", 5.0, error=error), Look("resolve", 5.0, server="192.0.2.99")
+    assert verdict(failure, evidence, names=True, own=again) == ("unknown", error, "resolver")
+
+
+@pytest.mark.parametrize("code", ["dns_nxdomain", "dns_no_address"])
+def test_no_such_name(code):
+    """That there is no such name is taken at its word; a resolver that found others must find them still."""
+    gone = no_name(code, "target")
+    assert verdict(gone, Evidence()) == ("down", code, "target")
     own = Target("own", "http://c.example/", "http://c.example/", 30.0, 10.0, resolver="192.0.2.99")
-    evidence.note(own, answered(resolver="192.0.2.99"), 99.0)
-    assert verdict(failed("dns_servfail", "resolver", "resolve", peer=None), evidence)[0] == "unknown"
+    assert verdict(gone, heard((own, answer(resolver="192.0.2.99"), -5.0))) == ("down", code, "target")
+    before = heard((OTHER, answer(resolver="192.0.2.53"), -5.0))
+    assert verdict(gone, before) is None
+    assert verdict(gone, before, over=True) == ("unknown", code, "resolver")
+    assert verdict(gone, before, names=False) == ("unknown", code, "resolver")
+    assert verdict(gone, before, names=True) == ("down", code, "target")
 
 
 @pytest.mark.parametrize("code", ["tls_cert_expired", "tls_cert_not_yet_valid"])
 def test_certificate_dates_need_a_clock(code):
     """Dates are judged only when this device's clock is synchronized."""
-    assert verdict(failed(code, "target", "tls"), Evidence())[0] == "down"
+    assert status(failed(code, "target", "tls"), Evidence()) == "down"
     assert verdict(failed(code, "target", "tls"), Evidence(), synchronized=False) == (
         "unknown",
-        ("clock_unsynchronized", "local"),
+        "clock_unsynchronized",
+        "local",
     )
 
 
 def test_own_trouble_is_unknown():
     """What this device could not do is never the target's fault."""
-    assert verdict(failed("local_resource", "local", "connect"), Evidence())[0] == "unknown"
+    assert status(failed("local_resource", "local", "connect"), Evidence()) == "unknown"
+    assert status(failed("local_network", "local", "connect"), heard((OTHER, answer(), 0.1))) == "unknown"
 
 
 def unanswered(code, attribution="path", phase="wait", *, icmp=None, dns=None, connect=None):
@@ -153,43 +266,48 @@ def unanswered(code, attribution="path", phase="wait", *, icmp=None, dns=None, c
     return Result(1.0, Phases(connect=connect), error, peer=Peer("192.0.2.1", None, "ipv4"), icmp=icmp, dns=dns)
 
 
-SILENT = Icmp(3, 0, None)
+NO_ECHO = Icmp(3, 0, None)
 ANSWER = Dns("NOERROR", ("TC",), (), 0, "udp")
 
 
 @pytest.mark.parametrize(
     "result",
     [
-        pytest.param(unanswered("icmp_timeout", icmp=SILENT), id="no echo came back"),
-        pytest.param(unanswered("icmp_unreachable", icmp=SILENT), id="a router's word"),
+        pytest.param(unanswered("icmp_timeout", icmp=NO_ECHO), id="no echo came back"),
+        pytest.param(unanswered("icmp_timeout", icmp=Icmp(3, 1, None)), id="one echo of three came back"),
+        pytest.param(unanswered("icmp_unreachable", icmp=NO_ECHO), id="a router's word"),
         pytest.param(unanswered("dns_timeout"), id="no DNS answer"),
         pytest.param(unanswered("dns_unreachable"), id="a router's word about a DNS server"),
+        pytest.param(unanswered("connect_timeout", phase="connect", dns=ANSWER), id="truncated, and silent over TCP"),
+        pytest.param(unanswered("dns_timeout", connect=1.0), id="silent on a connection"),
     ],
 )
 def test_silence_without_a_connection_needs_proof(result):
     """Nobody is blamed for silence alone, and it proves nothing for others."""
-    assert verdict(result, Evidence()) == ("unknown", (result.error.code, "unknown"))
-    evidence = Evidence()
-    evidence.note(OTHER, result, 99.0)
-    assert verdict(result, evidence)[0] == "unknown"
-    evidence.note(OTHER, answered(), 99.0)
-    assert verdict(result, evidence) == ("down", (result.error.code, "path"))
+    assert status(result, heard((OTHER, result, -0.1), (OTHER, result, 0.1)), over=True) == "unknown"
+    evidence = heard((OTHER, answer(), -0.1), (OTHER, answer(), 0.1))
+    assert verdict(result, evidence) == ("down", result.error.code, "path")
 
 
 @pytest.mark.parametrize(
     "result",
     [
-        pytest.param(unanswered("icmp_timeout", icmp=Icmp(3, 1, None)), id="an echo came back"),
-        pytest.param(unanswered("icmp_unreachable", "target", icmp=SILENT), id="its own word"),
+        pytest.param(unanswered("icmp_unreachable", "target", icmp=NO_ECHO), id="its own word"),
         pytest.param(unanswered("dns_unreachable", "target"), id="its port is closed"),
         pytest.param(unanswered("dns_nxdomain", "target", dns=ANSWER), id="an answer"),
-        pytest.param(unanswered("connect_timeout", phase="connect", dns=ANSWER), id="truncated, and silent over TCP"),
-        pytest.param(unanswered("dns_timeout", connect=1.0), id="silent on a connection"),
     ],
 )
 def test_what_came_back_without_a_connection(result):
-    """Anything from the address proves the way to it, for itself and for others."""
-    assert verdict(result, Evidence())[0] == "down"
-    evidence = Evidence()
-    evidence.note(OTHER, result, 99.0)
-    assert verdict(unanswered("icmp_timeout", icmp=SILENT), evidence)[0] == "down"
+    """The target's own word is taken, and proves the way out for others."""
+    assert status(result, heard((OTHER, answer(resolver="192.0.2.53"), -1.0))) == "down"
+    silent = unanswered("icmp_timeout", icmp=NO_ECHO)
+    assert status(silent, heard((OTHER, result, -0.1), (OTHER, result, 0.1))) == "down"
+
+
+def test_what_left_is_forgotten():
+    """A target that is not configured any more is no witness, and takes no memory."""
+    evidence = heard((OTHER, answer(), 0.1), (HERE, answer(), 0.1))
+    evidence.lost("other", AT)
+    evidence.keep_only({"here"})
+    assert [each.id for each, _ in evidence.witnesses((), AT)] == ["here"]
+    assert not evidence.lossy("here", AT)

@@ -28,7 +28,7 @@ from agent.config.targets import Targets
 
 MOST_FILES = 10_000  # included
 MOST_PATTERNS = 100  # of files to include
-NO_EFFECT_YET = ("status", "uplink", "workers")
+NO_EFFECT_YET = ("status", "workers")
 
 APART = ("defaults", "include", "targets")  # sections that are read on their own
 REQUIRED = {"location": "location: {id: PLACE}", "kafka": "kafka: {bootstrap_servers: [HOST:9092]}"}

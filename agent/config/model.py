@@ -129,9 +129,13 @@ class Clock(msgspec.Struct, frozen=True):
 
 
 class Uplink(msgspec.Struct, frozen=True):
-    """Addresses that tell whether the device's own way out works. Accepted and checked; has no effect yet."""
+    """Addresses that tell whether the device's own way out works: a connection to them is made when something is silent
+    and no other target answers. Sensible without: other targets and Kafka's brokers tell it, too.
+    """
 
-    references: Annotated[tuple[str, ...], Meta(description="URLs.", extra={"form": "urls"})] = ()
+    references: Annotated[
+        tuple[str, ...], Meta(description="URLs; their host and port are connected to.", extra={"form": "urls"})
+    ] = ()
 
 
 class TlsOptions(msgspec.Struct, frozen=True):

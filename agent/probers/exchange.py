@@ -31,11 +31,12 @@ class TlsUse(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an exchange went; `phases` are without `resolve`."""
+    """How an exchange went; `phases` are without `resolve`; `resent`: see `Result`."""
 
     phases: Phases
     error: Error | None
     tls: Tls | None
+    resent: bool
 
 
 async def exchange(
@@ -77,6 +78,7 @@ class _Connection:
         "_incoming",
         "_outgoing",
         "_request",
+        "_resent",
         "_response",
         "_secured",
         "_sent",
@@ -102,6 +104,7 @@ class _Connection:
         self._end: float | None = None
         self._error: Error | None = None
         self._facts: Tls | None = None
+        self._resent = False
 
     def begin(self, port: int, connect_deadline: float) -> None:
         """Begins to connect; `done` is when all of it is over."""
@@ -155,6 +158,7 @@ class _Connection:
             self.done.set_exception(error)
 
     def expired(self) -> None:
+        self._resent = self._connected is not None and self._wire.resent()
         if self._connected is None:
             self.fail("connect_timeout", "path", "no answer to the connection attempt")
         elif self._tls is not None and self._secured is None:
@@ -199,7 +203,7 @@ class _Connection:
             begins = ends
             if mark is None:
                 break
-        return Outcome(phases, self._error, self._facts)
+        return Outcome(phases, self._error, self._facts, self._resent)
 
     def _phase(self) -> Phase:
         if self._connected is None:

@@ -2,18 +2,20 @@
 
 import errno
 import os
-import socket
 
+from agent.device.uplink import has_route
 from agent.probers.result import Attribution, ErrorCode
 
-_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}  # the last: epoll's
-_NETWORK = {
+LOCAL_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC}  # the last: epoll's
+LOCAL_NETWORK = {
     errno.EADDRNOTAVAIL,
     errno.ENETDOWN,
     errno.EACCES,
     errno.EPERM,
     errno.EAFNOSUPPORT,
-    errno.EINVAL,  # an address that needs a scope
+    errno.ENODEV,
+    errno.ECONNABORTED,  # this host's administrator took the connection down
+    errno.EINVAL,  # an address that needs a scope, or a route that leads nowhere
 }
 _UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN}
 
@@ -24,28 +26,22 @@ def failure_of(error: OSError, address: str) -> tuple[ErrorCode, Attribution, st
     why = os.strerror(number)
     if number == errno.ECONNREFUSED:
         return "connect_refused", "target", "the connection was refused"
-    if isinstance(error, ConnectionError):
+    if isinstance(error, ConnectionError) and number != errno.ECONNABORTED:
         return "connect_reset", "target", "the connection was reset"
-    if number in _RESOURCE:
+    if number in LOCAL_RESOURCE:
         return "local_resource", "local", f"this device could not open a connection: {why}"
-    if number in _NETWORK or (number in _UNREACHABLE and not _has_route(address)):
+    if is_local_network(number, address):
         return "local_network", "local", f"this device could not connect: {why}"
     return "connect_unreachable", "path", f"cannot be reached: {why}"
+
+
+def is_local_network(number: int, address: str) -> bool:
+    """Whether this errno of a socket to `address` came from this device's own network."""
+    return number in LOCAL_NETWORK or (number in _UNREACHABLE and has_route(address) is not True)
 
 
 def failure_to_send(error: OSError) -> tuple[ErrorCode, Attribution, str]:
     """What it means that a datagram could not be sent, which nobody else than this device can have caused."""
     number = error.errno or 0
-    code: ErrorCode = "local_resource" if number in _RESOURCE else "local_network"
+    code: ErrorCode = "local_resource" if number in LOCAL_RESOURCE else "local_network"
     return code, "local", f"this device could not send: {os.strerror(number)}"
-
-
-def _has_route(address: str) -> bool:
-    """Asks this device's routing table: connecting a datagram socket sends nothing."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.connect((address, 9))
-    except OSError:
-        return False
-    return True

@@ -47,6 +47,7 @@ class _Tried(NamedTuple):
     peer: Peer | None = None
     tls: Tls | None = None
     response: Response | None = None
+    resent: bool = False
 
     @property
     def status_code(self) -> int | None:
@@ -105,6 +106,7 @@ class HttpProber:
             tls=tried.tls,
             attempts=tuple(attempts),
             resolver=resolver,
+            resent=tried.resent,
         )
 
     async def _try(self, request: _Request, deadline: float, attempts: list[Attempt]) -> _Tried:
@@ -136,7 +138,7 @@ class HttpProber:
             )
             outcome.phases.resolve = resolve
             peer = Peer(address, request.port, "ipv6" if ":" in address else "ipv4")
-            tried = _Tried(outcome.phases, outcome.error, resolver, peer, outcome.tls, response)
+            tried = _Tried(outcome.phases, outcome.error, resolver, peer, outcome.tls, response, outcome.resent)
             if outcome.error is None or outcome.error.phase != "connect":
                 return tried
             if before is not None and before.error is not None and outcome.error.attribution == "local":

@@ -6,7 +6,6 @@ absolute, and a search list would measure another site than the one that was wri
 """
 
 import asyncio
-import errno
 import ipaddress
 import secrets
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agent.probers import dns
+from agent.probers.faults import LOCAL_RESOURCE, is_local_network
 from agent.probers.result import Attribution, ErrorCode
 
 RESOLUTION_DELAY = 0.05  # seconds that addresses of one family wait for the other's (RFC 8305, section 3)
@@ -27,8 +27,6 @@ MOST_SERVERS = 3  # of resolv.conf, as many as the C library uses
 LARGEST_FILE = 1 << 20  # bytes read of the hosts file and of resolv.conf
 
 _LARGEST_DATAGRAM = 1 << 16
-_LOCAL_RESOURCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LOCAL_NETWORK = {errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM}
 _KINDS = {"auto": (dns.A, dns.AAAA), "4": (dns.A,), "6": (dns.AAAA,)}
 _RCODES = {1: "FORMERR", dns.SERVFAIL: "SERVFAIL", 4: "NOTIMP", dns.REFUSED: "REFUSED"}
 
@@ -129,7 +127,7 @@ class _File:
             with self._path.open("rb") as file:
                 self.text = file.read(LARGEST_FILE).decode("utf-8", "replace")
         except OSError as error:
-            if error.errno in _LOCAL_RESOURCE:
+            if error.errno in LOCAL_RESOURCE:
                 raise ResolveError("local_resource", "local", f"{self._path}: {error.strerror}") from None
             self._seen, self.text = None, ""
             return before is not None
@@ -459,8 +457,8 @@ def _unreachable(name: str, server: Server, error: OSError) -> ResolveError:
     if isinstance(error, TimeoutError):
         return ResolveError("dns_timeout", "resolver", f"no answer for {name} over TCP from resolver {server[0]}")
     why = error.strerror or str(error)
-    if error.errno in _LOCAL_RESOURCE:
+    if error.errno in LOCAL_RESOURCE:
         return ResolveError("local_resource", "local", f"resolving {name}: {why}")
-    if error.errno in _LOCAL_NETWORK:
+    if is_local_network(error.errno or 0, server[0]):
         return ResolveError("local_network", "local", f"resolver {server[0]} cannot be reached from here: {why}")
     return ResolveError("dns_unreachable", "resolver", f"resolver {server[0]} does not serve: {why}")

@@ -163,7 +163,8 @@ class Attempt(msgspec.Struct, frozen=True):
 class Result(msgspec.Struct, frozen=True):
     """One measurement. `duration_ms` is all of it, redirects and earlier attempts included.
 
-    `resolver`: address of the DNS server that answered a question of this measurement, if one did.
+    `resolver`: address of the DNS server that answered a question of this measurement, if one did. `resent`: at its
+    time-out something on the connection had been sent again or was not acknowledged, so the network may have lost it.
     """
 
     duration_ms: float
@@ -176,6 +177,7 @@ class Result(msgspec.Struct, frozen=True):
     dns: Dns | None = None
     attempts: tuple[Attempt, ...] = ()
     resolver: str | None = None
+    resent: bool = False
 
     @property
     def heard(self) -> bool:

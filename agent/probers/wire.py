@@ -9,6 +9,7 @@ import math
 import os
 import select
 import socket
+import struct
 import time
 from typing import Protocol
 
@@ -20,6 +21,7 @@ _ENDING = select.EPOLLRDHUP | FAILED
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _PIECE = 64 << 10  # bytes that are read at once
 _PIECES = 4  # read of one connection before the others have their turn
+_TCP_INFO = struct.Struct("=24xI72xI")  # of `struct tcp_info`: tcpi_unacked and tcpi_total_retrans
 
 
 class End(Protocol):
@@ -93,6 +95,13 @@ class Wire:
             return False
         self._unsent = data[sent:]
         return not self._unsent
+
+    def resent(self) -> bool:
+        """Whether something had to be sent again, or is about to be: it was not acknowledged (tcp(7), TCP_INFO)."""
+        if self._socket is None:
+            return False
+        info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        return any(_TCP_INFO.unpack(info))
 
     def close(self) -> None:
         """Hangs up at once; nothing is told any more."""

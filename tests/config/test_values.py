@@ -173,7 +173,7 @@ def test_sizes(text, number):
 def test_what_has_no_effect_yet_is_said(load_text):
     """An option that this version only checks is named, so that nobody relies on it."""
     notes = load_text(EVERYTHING).notes
-    for name in ("status", "uplink", "workers"):
+    for name in ("status", "workers"):
         assert f"config.yaml: {name} is read and checked, and has no effect in this version" in notes
     assert load_text("targets: [https://a.example/]\n").notes == ()
 

@@ -1,0 +1,173 @@
+"""The device's own way to an address, as the kernel tells it: route, interface, link, gateway. Nothing is sent.
+
+By files and by sockets of the families that are measured with: the service's sandbox allows no netlink.
+"""
+
+import errno
+import fcntl
+import ipaddress
+import math
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+MOST_LINKS = 16  # interfaces whose links are watched
+TABLES_SECONDS = 0.25  # so old the kernel's tables may be that are looked at
+LOOK_SECONDS = 0.05  # between two looks at the links
+MOST_CHANGES = 64  # of links that are remembered
+LARGEST_TABLE = 1 << 20  # bytes read of a table of the kernel
+
+_SIOCGIFFLAGS = 0x8913  # netdevice(7)
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+_RTF_GATEWAY, _RTF_REJECT = 0x2, 0x200  # <linux/route.h>
+_ATF_COM = 0x2  # <linux/if_arp.h>: the neighbour has answered
+_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+
+
+class _Route(NamedTuple):
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network
+    interface: str
+    gateway: str | None
+    metric: int
+
+
+class Way(msgspec.Struct, frozen=True):
+    """The way to one address; None is what could not be told.
+
+    `link`: whether the interface is up and has a carrier. `gateway_answers`: whether the gateway, or the address itself
+    where there is none, has answered to the question for its hardware address (IPv4 only).
+    """
+
+    route: bool | None = None
+    interface: str | None = None
+    link: bool | None = None
+    gateway: str | None = None
+    gateway_answers: bool | None = None
+
+    @property
+    def barred(self) -> bool:
+        """Surely nothing gets out of this device to there."""
+        return self.route is False or self.link is False
+
+
+def has_route(address: str) -> bool | None:
+    """Asks this device's routing table: connecting a datagram socket sends nothing. None: it cannot be asked now."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((address, 9))
+    except OSError as error:
+        return False if error.errno in _NO_ROUTE else None
+    return True
+
+
+class Ways:
+    """The ways out of this device, and which links went up or down. Times are seconds since boot. Raises nothing."""
+
+    def __init__(self) -> None:
+        self._read = self._looked = -math.inf
+        self._routes: list[_Route] = []
+        self._neighbours: dict[tuple[str, str], bool] = {}
+        self._counts: dict[str, str] = {}
+        self._changes: deque[tuple[str, float]] = deque(maxlen=MOST_CHANGES)
+
+    def to(self, address: str, now: float) -> Way:
+        """The way there; tens of microseconds."""
+        if now - self._read > TABLES_SECONDS:
+            self._routes, self._neighbours, self._read = _routes(), _neighbours(), now
+        route, through = has_route(address), _through(address, self._routes)
+        if through is None:
+            return Way(route)
+        answers = self._neighbours.get((through.gateway or address, through.interface))
+        return Way(route, through.interface, _link(through.interface), through.gateway, answers)
+
+    def look(self, now: float) -> None:
+        """Reads the kernel's counters of changes, which see also what was over between two looks."""
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        counts = _carrier_changes()
+        for interface, count in counts.items():
+            if self._counts.get(interface, count) != count:
+                self._changes.append((interface, now))
+        self._counts = counts
+
+    def changed(self, interface: str | None, since: float) -> bool:
+        """Whether the interface's link was seen to go up or down since then."""
+        return any(name == interface and at >= since for name, at in self._changes)
+
+
+def _carrier_changes() -> dict[str, str]:
+    counts: dict[str, str] = {}
+    try:
+        for each in sorted(Path("/sys/class/net").iterdir())[: MOST_LINKS + 1]:
+            if each.name != "lo":
+                counts[each.name] = (each / "carrier_changes").read_text()
+    except OSError:  # none there, or no file descriptor left
+        pass
+    return counts
+
+
+def _through(address: str, routes: list[_Route]) -> _Route | None:
+    """The most specific route; policy routing is not looked at."""
+    wanted = ipaddress.ip_address(address.partition("%")[0])
+    fitting = [route for route in routes if wanted in route.network]
+    return min(fitting, key=lambda route: (-route.network.prefixlen, route.metric), default=None)
+
+
+def _routes() -> list[_Route]:
+    return [route for route in (*_four(), *_six()) if route.interface != "lo"]
+
+
+def _four() -> Iterator[_Route]:
+    """/proc/net/route: numbers in the host's order of bytes."""
+
+    def address(field: str) -> ipaddress.IPv4Address:
+        return ipaddress.IPv4Address(struct.pack("=I", int(field, 16)))
+
+    for line in _table("/proc/net/route")[1:]:
+        interface, to, gateway, flags, _, _, metric, mask, *_ = line.split()
+        if not int(flags, 16) & _RTF_REJECT:
+            network = ipaddress.IPv4Network((int(address(to)), int(mask, 16).bit_count()))
+            by = str(address(gateway)) if int(flags, 16) & _RTF_GATEWAY else None
+            yield _Route(network, interface, by, int(metric))
+
+
+def _six() -> Iterator[_Route]:
+    for line in _table("/proc/net/ipv6_route"):
+        to, length, _, _, gateway, metric, _, _, flags, interface = line.split()
+        if not int(flags, 16) & _RTF_REJECT:
+            network = ipaddress.IPv6Network((int(to, 16), int(length, 16)))
+            by = str(ipaddress.IPv6Address(int(gateway, 16))) if int(flags, 16) & _RTF_GATEWAY else None
+            yield _Route(network, interface, by, int(metric, 16))
+
+
+def _neighbours() -> dict[tuple[str, str], bool]:
+    known = {}
+    for line in _table("/proc/net/arp")[1:]:
+        ip, _, flags, _, _, interface = line.split()
+        known[ip, interface] = bool(int(flags, 16) & _ATF_COM)
+    return known
+
+
+def _table(path: str) -> list[str]:
+    try:
+        with Path(path).open() as table:
+            return table.read(LARGEST_TABLE).splitlines()
+    except OSError:
+        return []
+
+
+def _link(interface: str) -> bool | None:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            told = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH14x", interface.encode(), 0))
+    except OSError:
+        return None
+    flags = struct.unpack("16xH14x", told)[0]
+    return bool(flags & _IFF_UP) and bool(flags & _IFF_RUNNING)

@@ -1,0 +1,488 @@
+"""Holds the results that are doubtful, looks for what proves them, and settles each within `HOLD_SECONDS`.
+
+When all is well it costs nothing: other targets answer within `PATIENCE_SECONDS` by themselves, and that is the proof.
+Only when they do not, a few addresses that ought to answer are asked: other targets, the configured references, Kafka's
+brokers. The target itself is asked a second time, rarely: when it fell silent, and each `AGAIN_SECONDS` while it is.
+What all this takes is not in the measurement's duration. What comes of a target while a result of it is held waits
+behind it, so that the records of one target are in order.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from agent.config.model import Config, Target
+from agent.device.clock import ClockState, boottime
+from agent.device.uplink import Way, Ways
+from agent.probers import asking
+from agent.probers.resolver import Resolver, is_address
+from agent.probers.result import Error, Peer, Result
+from agent.schedule import Measurement
+from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Seen, Status, judge, rule, vouches
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+HOLD_SECONDS = 2.0
+PATIENCE_SECONDS = 0.3
+ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
+AGAIN_SECONDS = 60.0
+MOST_HELD = 2_000  # results; with more the oldest is judged by what is known
+MOST_LOOKS = 8  # at targets for a second time, at once
+MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once
+MOST_ASKED = 4  # other targets, of a kind; and as many references
+MOST_ADDRESSES = 3  # of one target
+LINKS_SECONDS = 1.0
+
+_BY_TCP = frozenset({"http", "tcp", "tls", "ws"})  # types of probers whose targets can be asked by a connection
+_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "dns": 53, "dns+tcp": 53, "dns+tls": 853}
+
+
+class Settled(Protocol):
+    """Who takes a result with its verdict. `clock`: as it was when the result was told. `seen`, `own`: None when nobody
+    looked.
+    """
+
+    def __call__(
+        self,
+        measurement: Measurement,
+        clock: ClockState,
+        status: Status,
+        error: Error | None,
+        seen: Seen | None = None,
+        own: tuple[Look, ...] | None = None,
+    ) -> None:
+        """Takes it."""
+
+
+class News(Protocol):
+    """Who tells the world."""
+
+    def uplink_lost(self, since: float, why: str) -> None:
+        """There is no way out of this device, since then (seconds since boot)."""
+
+    def uplink_back(self, seconds: float) -> None:
+        """There is one again, after so many seconds."""
+
+
+class _Asked:
+    """Others that are asked on behalf of some cases, and how many of them answered."""
+
+    def __init__(self) -> None:
+        self.asked = self.answered = self.silent = self.names_asked = self.names_found = 0
+
+    @property
+    def nobody(self) -> bool:
+        """Some were asked, and all were silent."""
+        return self.silent > 1 and self.silent == self.asked
+
+
+class _Case:
+    """One doubtful result."""
+
+    __slots__ = ("asked", "at", "clock", "done", "found", "look", "measurement", "way")
+
+    def __init__(self, measurement: Measurement, at: float, clock: ClockState) -> None:
+        self.measurement, self.at, self.clock = measurement, at, clock
+        self.found = Found()
+        self.way: Way | None = None
+        self.asked: _Asked | None = None
+        self.look: asyncio.Task[None] | None = None
+        self.done: Callable[[], None] | None = None  # once it is decided
+
+    @property
+    def peer(self) -> Peer | None:
+        return self.measurement.result.peer
+
+    @property
+    def resolver_is_blamed(self) -> bool:
+        error = self.measurement.result.error
+        return error is not None and error.phase == "resolve" and error.attribution in ("resolver", "target")
+
+    def is_to_be_asked_for(self, now: float) -> bool:
+        """How it is with the resolver at once; with the way out when nobody told by himself."""
+        return self.resolver_is_blamed or now >= self.at + PATIENCE_SECONDS
+
+
+class Inquiry:
+    """Judges results; `settled` takes each with its verdict, at once or later. Without a resolver nobody is asked."""
+
+    def __init__(self, settled: Settled, resolver: Resolver | None = None, news: News | None = None) -> None:
+        self._settled, self._resolver, self._news = settled, resolver, news
+        self._evidence = Evidence()
+        self._ways = Ways()
+        self._held: dict[_Case, None] = {}  # undecided
+        self._queues: dict[str, deque[_Case | Callable[[], None]]] = {}  # by target, where one is undecided
+        self._looked: dict[str, float] = {}  # by target: its last second look
+        self._looks = asyncio.Semaphore(MOST_LOOKS)
+        self._references: tuple[str, ...] = ()
+        self._brokers: tuple[str, ...] = ()
+        self._attending: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._links_seen = 0.0
+        self._lost: tuple[float, float, Peer | None, str] | None = None  # since, noticed at, on the way to whom, why
+
+    def configure(self, config: Config) -> None:
+        """From now on these references and brokers are asked, and other targets are forgotten."""
+        self._references, self._brokers = config.uplink.references, config.kafka.bootstrap_servers
+        ids = {target.id for target in config.targets if target.enabled}
+        self._evidence.keep_only(ids)
+        self._looked = {target_id: at for target_id, at in self._looked.items() if target_id in ids}
+
+    def uplink(self) -> tuple[float | None, str]:
+        """Since when there is no way out (seconds since boot), and why that is thought; None when there is one."""
+        return (None, "") if self._lost is None else (self._lost[0], self._lost[3])
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, measurement: Measurement, at: float, clock: ClockState) -> None:
+        """Takes a result that was told `at` (seconds since boot)."""
+        # What came too late is no proof, though it came in the same batch.
+        while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
+            self._close(first, at)
+        target, result = measurement.target, measurement.result
+        self._evidence.note(target, result, at)
+        if result.error is None and target.id not in self._queues:
+            self._settled(measurement, clock, "up", None)
+            return
+        ruling: tuple[Status, Error | None] | None = "up", None
+        if result.error is not None:
+            ruling = judge(target, result, at, self._evidence, clock_synchronized=clock.synchronized)
+        if ruling is not None:
+            self.in_order(target.id, partial(self._settled, measurement, clock, *ruling))
+            return
+        case = _Case(measurement, at, clock)
+        if case.peer is not None:
+            case.found.before = self._evidence.other(target.id, case.peer, measurement.started, at)
+        self._held[case] = None
+        self._queues.setdefault(target.id, deque()).append(case)
+        if self._resolver is not None:
+            self._look_again(case)
+            if self._attending is None:
+                self._attending = asyncio.get_running_loop().create_task(self._attend())
+        if len(self._held) > MOST_HELD:
+            self._close(next(iter(self._held)), at)
+
+    def in_order(self, target_id: str, work: Callable[[], None]) -> None:
+        """Does it behind what is held of this target."""
+        if (queue := self._queues.get(target_id)) is None:
+            work()
+        else:
+            queue.append(work)
+
+    def settle(self, now: float) -> None:
+        """Settles what is clear by now; to be called again and again."""
+        if now - self._links_seen >= LINKS_SECONDS:
+            self._links_seen = now
+            self._ways.look(now)
+        for case in list(self._held):
+            self._try(case, now)
+        if self._lost is not None and self._evidence.heard_since(self._lost[2], self._lost[1]):
+            since, self._lost = self._lost[0], None
+            log.info("there is a way out again, after %.0f s", now - since, extra={"over": "uplink"})
+            if self._news is not None:
+                self._news.uplink_back(now - since)
+
+    def end(self) -> None:
+        """Settles all that is held by what is known, and asks nobody any more."""
+        for task in (*self._tasks, *([self._attending] if self._attending else [])):
+            task.cancel()
+        for case in list(self._held):
+            self._close(case, boottime())
+
+    async def until_all_are_settled(self) -> None:
+        """Takes `HOLD_SECONDS` at most, if no more results come."""
+        while self._attending is not None:
+            await asyncio.wait([self._attending])
+
+    def _try(self, case: _Case, now: float) -> None:
+        try:
+            self._decide(case, now)
+        except Exception:  # a bug; it costs one record
+            target = case.measurement.target
+            log.exception("%s: its result could not be judged", target.id, extra={"secrets_of": target})
+            self._held.pop(case, None)
+            case.done = lambda: None
+        if case.done is not None:
+            self._go_on(case.measurement.target.id)
+
+    def _go_on(self, target_id: str) -> None:
+        """Does what need not wait any more."""
+        queue = self._queues.get(target_id)
+        while queue:
+            first = queue[0]
+            done = first.done if isinstance(first, _Case) else first
+            if done is None:
+                return
+            queue.popleft()
+            try:
+                done()
+            except Exception:  # a bug; it costs one record
+                log.exception("%s: its result could not be recorded", target_id)
+        self._queues.pop(target_id, None)
+
+    def _decide(self, case: _Case, now: float) -> None:
+        found, measurement = case.found, case.measurement
+        if now >= case.at + HOLD_SECONDS:
+            found.over = True
+        if found.after is None and case.peer is not None:
+            until = case.at + PROOF_SECONDS
+            found.after = self._evidence.other(measurement.target.id, case.peer, case.at, until)
+        if case.way is None and (found.over or now >= case.at + PATIENCE_SECONDS):
+            self._look_at_way(case, now)
+        if case.asked is not None and case.asked.nobody:
+            found.over = True
+        ruling = rule(measurement.target, measurement.result, case.at, self._evidence, found)
+        if ruling is None:
+            return
+        if case.way is None:
+            self._look_at_way(case, now)
+            ruling = rule(measurement.target, measurement.result, case.at, self._evidence, found) or ruling
+        del self._held[case]
+        if case.look is not None:
+            case.look.cancel()
+        if ruling[0] == "unknown":
+            self._judge_uplink(case, now)
+        seen = self._seen(case, now)
+        case.done = partial(self._settled, measurement, case.clock, *ruling, seen, found.own or None)
+
+    def _close(self, case: _Case, now: float) -> None:
+        case.found.over = True
+        self._try(case, now)
+
+    def _look_at_way(self, case: _Case, now: float) -> None:
+        """Whatever proves a way out, a link that was down meanwhile may have cost this measurement its answer."""
+        self._ways.look(now)
+        case.way = way = self._ways.to("192.0.2.1" if case.peer is None else case.peer.address, now)
+        if way.link is False:
+            case.found.barred = f"this device's link is down: {way.interface}"
+        elif way.route is False and case.peer is not None:
+            case.found.barred = "this device has no route to it"
+        elif self._ways.changed(way.interface, case.measurement.started):
+            case.found.barred = f"this device's link went down or up meanwhile: {way.interface}"
+
+    def _judge_uplink(self, case: _Case, now: float) -> None:
+        if self._lost is not None or self._evidence.heard_since(case.peer, case.at):
+            return
+        asked = case.asked
+        if case.way is not None and case.way.barred:
+            why = case.found.barred or "there is no route"
+        elif asked is not None and asked.nobody:
+            why = f"none of the {asked.asked} addresses that were asked answered"
+        else:
+            return
+        self._lost = (case.measurement.started, case.at, case.peer, why)
+        log.warning("there is no way out of this device: %s", why, extra={"trouble": "uplink"})
+        if self._news is not None:
+            self._news.uplink_lost(case.measurement.started, why)
+
+    def _seen(self, case: _Case, now: float) -> Seen:
+        way, asked = case.way or Way(), case.asked or _Asked()
+        return Seen(
+            route=way.route,
+            interface=way.interface,
+            link=way.link,
+            link_changed=self._ways.changed(way.interface, case.measurement.started),
+            gateway=way.gateway,
+            gateway_answers=way.gateway_answers,
+            other=case.found.after,
+            asked=asked.asked,
+            answered=asked.answered,
+            names_asked=asked.names_asked,
+            names_found=asked.names_found,
+            loss=self._evidence.lossy(case.measurement.target.id, now),
+            waited_ms=round((now - case.at) * 1000, 3),
+        )
+
+    async def _attend(self) -> None:
+        """While something is held."""
+        try:
+            while self._held:
+                waiting = [case for case in self._held if case.asked is None and case.is_to_be_asked_for(boottime())]
+                if waiting:
+                    self._begin(self._ask_others(waiting))
+                await asyncio.sleep(PATIENCE_SECONDS)
+                self.settle(boottime())
+        except Exception:
+            log.exception("what is doubtful is judged later, and by what is known")
+        finally:
+            self._attending = None
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("asking once more failed", exc_info=error)
+
+    # The target itself
+
+    def _look_again(self, case: _Case) -> None:
+        target, error = case.measurement.target, case.measurement.result.error
+        if error is None or error.attribution == "local":
+            return
+        by_tcp = case.peer is not None and case.peer.port is not None and case.measurement.prober.type in _BY_TCP
+        if not case.resolver_is_blamed and not by_tcp:
+            return
+        last = self._looked.get(target.id, -AGAIN_SECONDS)
+        silent_still = self._evidence.last_quick(target.id) <= last and case.at - last < AGAIN_SECONDS
+        if silent_still and case.found.before is not None:
+            return
+        case.found.own = None  # that it was silent once is not enough: what was lost on the way looks the same
+        if not case.resolver_is_blamed:
+            case.look = self._begin(self._second_look(case))
+
+    async def _second_look(self, case: _Case) -> None:
+        async with self._looks:
+            self._looked[case.measurement.target.id] = case.at
+            looks = await (self._ask_resolvers(case) if case.resolver_is_blamed else self._ask_addresses(case))
+        case.found.own = tuple(looks)
+        now = boottime()
+        if not case.resolver_is_blamed and looks and looks[0].error is None and not case.measurement.result.heard:
+            self._evidence.lost(case.measurement.target.id, now)
+        if case in self._held:
+            self._try(case, now)
+
+    async def _ask_addresses(self, case: _Case) -> list[Look]:
+        peer = case.peer
+        assert peer is not None
+        assert peer.port is not None
+        same = _connect(peer.address, peer.port, ASK_SECONDS)
+        first, others = await asyncio.gather(same, self._ask_siblings(case, peer.address, peer.port))
+        return [first, *others]
+
+    async def _ask_siblings(self, case: _Case, first: str, port: int) -> list[Look]:
+        """The other addresses of the name."""
+        target, name = case.measurement.target, _host(case.measurement)
+        if self._resolver is None or target.connect_to is not None or name is None:
+            return []
+        third = ASK_SECONDS / 3
+        _, _, addresses = await asking.resolve(self._resolver, name, target.ip, target.resolver, third)
+        if first not in addresses:
+            return []
+        siblings = [address for address in addresses if address != first][: MOST_ADDRESSES - 1]
+        return await asyncio.gather(*(_connect(each, port, 2 * third) for each in siblings))
+
+    async def _ask_resolvers(self, case: _Case) -> list[Look]:
+        """The same one again, and another one where there is one."""
+        target, name = case.measurement.target, _host(case.measurement)
+        if self._resolver is None or name is None:
+            return []
+        servers = [target.resolver, *self._evidence.other_resolvers(target)][:2]
+        return await asyncio.gather(*(self._resolve(name, target.ip, server) for server in servers))
+
+    async def _resolve(self, name: str, ip: str, server: str | None) -> Look:
+        assert self._resolver is not None
+        ms, error, _ = await asking.resolve(self._resolver, name, ip, server, ASK_SECONDS)
+        return Look("resolve", ms, server=server or "host", error=error)
+
+    # Others
+
+    async def _ask_others(self, cases: list[_Case]) -> None:
+        """A few of those that can vouch for each kind of case."""
+        asked = _Asked()
+        now, silent = boottime(), {case.measurement.target.id for case in self._held}
+        known = list(self._evidence.witnesses(silent, now))
+        witnesses: dict[str, Peer] = {}
+        kinds = dict(itertools.islice({_kind(case): case for case in cases}.items(), MOST_KINDS))
+        cases = [case for case in cases if _kind(case) in kinds]  # the others have their turn when these are asked for
+        for kind in kinds.values():
+            if kind.resolver_is_blamed:
+                alike = [case for case in cases if _kind(case) == _kind(kind)]
+                self._begin(self._ask_for_names(alike, asked, _chosen(_named(known, kind.measurement.target))))
+            address = None if kind.peer is None else kind.peer.address
+            able = [(target.id, result.peer) for target, result in known if result.peer is not None]
+            able = [each for each in able if address is None or vouches(each[1].address, address)]
+            witnesses.update(_chosen(able))
+        for case in cases:
+            case.asked = asked
+        references = [*self._references[:MOST_ASKED], *self._brokers[: 0 if len(witnesses) > 1 else 2]]
+        await asyncio.gather(
+            *(self._ask(asked, key, peer.address, peer.port or 0) for key, peer in witnesses.items()),
+            *(self._ask_reference(asked, each) for each in references),
+        )
+
+    async def _ask(self, asked: _Asked, key: str, address: str, port: int) -> None:
+        asked.asked += 1
+        ms, error = await asking.connect(address, port, ASK_SECONDS)
+        if error is not None:
+            asked.silent += 1
+            if asked.nobody:
+                self.settle(boottime())
+            return
+        asked.answered += 1
+        now = boottime()
+        self._evidence.heard(key, Peer(address, port, "ipv6" if ":" in address else "ipv4"), ms, now)
+        self.settle(now)
+
+    async def _ask_for_names(self, cases: list[_Case], asked: _Asked, targets: list[Target]) -> None:
+        """Does their resolver find other names? If there are any."""
+        asked.names_asked += len(targets)
+        looks = await asyncio.gather(
+            *(self._resolve(urlsplit(each.url).hostname or "", each.ip, each.resolver) for each in targets)
+        )
+        found = sum(look.error is None for look in looks)
+        asked.names_found += found
+        for case in cases:
+            if looks:
+                case.found.names = found * 2 > len(looks)
+            # Only now: a resolver that has got well meanwhile finds this name, too.
+            if case in self._held:
+                case.look = self._begin(self._second_look(case))
+
+    async def _ask_reference(self, asked: _Asked, reference: str) -> None:
+        """A URL, or a broker's `host:port`."""
+        url = urlsplit(reference if "://" in reference else f"kafka://{reference}")
+        try:
+            name, port = url.hostname, url.port or _PORTS.get(url.scheme, 443)
+        except ValueError:
+            return
+        if name is None or self._resolver is None:
+            return
+        addresses: tuple[str, ...] = (name,)
+        if not is_address(name):
+            _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, ASK_SECONDS / 3)
+        for address in addresses[:1]:
+            await self._ask(asked, f"reference {reference}", address, port)
+
+
+async def _connect(address: str, port: int, seconds: float) -> Look:
+    ms, error = await asking.connect(address, port, seconds)
+    return Look("connect", ms, address=address, port=port, error=error)
+
+
+def _host(measurement: Measurement) -> str | None:
+    """The name that was resolved, if it is known: a redirect may have led to another."""
+    http = measurement.result.http
+    name = urlsplit(measurement.target.url).hostname
+    return None if name is None or is_address(name) or (http is not None and http.redirects) else name
+
+
+def _named(known: list[tuple[Target, Result]], of: Target) -> list[Target]:
+    """Targets whose names the same resolver found."""
+    found = [each for each, result in known if result.resolver is not None and each.resolver == of.resolver]
+    return [each for each in found if not is_address(urlsplit(each.url).hostname or "")]
+
+
+def _chosen(those: list[T]) -> list[T]:
+    return random.sample(those, min(len(those), MOST_ASKED))
+
+
+def _kind(case: _Case) -> tuple[object, ...]:
+    """Those of one kind have the same witnesses."""
+    target, peer = case.measurement.target, case.peer
+    if case.resolver_is_blamed or peer is None:
+        return target.resolver, None
+    return peer.family, vouches(peer.address, "9.9.9.9" if peer.family == "ipv4" else "2620:fe::9")

@@ -1,0 +1,82 @@
+"""What the device knows of its own way out, on real interfaces."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.truth.world import ROOT, World, missing
+
+ASK = """
+import dataclasses, json, os, sys, msgspec
+from agent.device.uplink import Ways
+ways = Ways()
+ways.look(0.0)
+for command in sys.argv[2:]:
+    assert os.system(command) == 0
+ways.look(1.0)
+way = ways.to(sys.argv[1], 1.0)
+print(json.dumps({**msgspec.structs.asdict(way), "changed": ways.changed("eth0", 0.5), "barred": way.barred}))
+"""
+
+
+@pytest.fixture(scope="module")
+def world():
+    if why := missing():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+    made = World()
+    yield made
+    made.close()
+
+
+def way(world, address, *commands):
+    """The way to an address as seen on the device, after these commands there."""
+    asked = world.device.enter(sys.executable, "-c", ASK, address, *commands)
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_all_is_well(world):
+    """Route, interface, link and gateway, and that the gateway answers; for IPv6 too, as far as it can be told."""
+    four = way(world, "11.7.1.1", "ping -c 1 -W 1 11.7.1.1 >/dev/null || true")
+    assert four == {
+        "route": True,
+        "interface": "eth0",
+        "link": True,
+        "gateway": "10.77.0.1",
+        "gateway_answers": four["gateway_answers"],
+        "changed": False,
+        "barred": False,
+    }
+    assert way(world, "2a00:7:1::1")["gateway"] == "fd77::1"
+    assert way(world, "10.77.0.9")["gateway"] is None
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "prohibit", "unreachable"])
+def test_a_route_that_leads_nowhere(world, kind):
+    """It is no route."""
+    try:
+        assert way(world, "11.7.1.1", f"ip route add {kind} 11.7.0.0/16")["barred"]
+        assert not way(world, "11.8.1.1")["barred"]
+    finally:
+        world.device.ip(f"route delete {kind} 11.7.0.0/16")
+
+
+def test_a_link_that_was_down_for_a_moment(world):
+    """It is up again when it is looked at, and the kernel has counted."""
+    flap = "ip link set eth0 down; ip link set eth0 up; ip route add default via 10.77.0.1"
+    told = way(world, "11.7.1.1", flap)
+    assert (told["changed"], told["barred"]) == (True, False)
+
+
+def test_the_cable_is_out(world):
+    """The interface is up and has no carrier; the routes are there still."""
+    world.router.ip("link set lan0 down")
+    try:
+        told = way(world, "11.7.1.1")
+        assert (told["route"], told["link"], told["barred"]) == (True, False, True)
+    finally:
+        world.router.ip("link set lan0 up")
