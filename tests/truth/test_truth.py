@@ -38,12 +38,14 @@ WELL = "".join(
     + [f"  - {{id: slow{n}, url: 'http://11.7.1.{n}/', interval: 3s, timeout: 2500ms}}\n" for n in range(15, 21)]
     + [f"  - {{id: n{n}, url: 'http://n{n}.example/', timeout: 1s}}\n" for n in range(21, 27)]
     + [f"  - {{id: s{n}, url: 'http://[2a00:7:1::{n}]/', timeout: 900ms}}\n" for n in range(1, 4)]
+    + [f"  - {{id: p{n}, url: 'icmp://11.7.1.{n}', timeout: 1s}}\n" for n in range(27, 29)]
 )
 DEAD = {
     "silent": "http://11.7.9.9/",
     "silent6": "http://[2a00:7:9::9]/",
     "mute": "http://11.7.1.9:81/",
     "unreachable": "http://11.7.8.9/",
+    "echoless": "icmp://11.7.9.9",
     "closed": "http://11.7.1.9:82/",
     "ill": "http://11.7.1.9/ill",
     "gone": "http://gone.example/",
