@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -42,6 +43,7 @@ MOST_ADDRESSES = 3  # of one target
 LINKS_SECONDS = 1.0
 
 _BY_TCP = frozenset({"http", "tcp", "tls", "ws"})  # types of probers whose targets can be asked by a connection
+_HARMLESS = frozenset({"icmp", "dns"})  # whose measurement can be made again
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "dns": 53, "dns+tcp": 53, "dns+tls": 853}
 
 
@@ -333,8 +335,8 @@ class Inquiry:
         target, error = case.measurement.target, case.measurement.result.error
         if error is None or error.attribution == "local":
             return
-        by_tcp = case.peer is not None and case.peer.port is not None and case.measurement.prober.type in _BY_TCP
-        if not case.resolver_is_blamed and not by_tcp:
+        may_be_asked = case.peer is not None and case.measurement.prober.type in _BY_TCP | _HARMLESS
+        if not case.resolver_is_blamed and not may_be_asked:
             return
         last = self._looked.get(target.id, -AGAIN_SECONDS)
         silent_still = self._evidence.last_quick(target.id) <= last and case.at - last < AGAIN_SECONDS
@@ -347,7 +349,12 @@ class Inquiry:
     async def _second_look(self, case: _Case) -> None:
         async with self._looks:
             self._looked[case.measurement.target.id] = case.at
-            looks = await (self._ask_resolvers(case) if case.resolver_is_blamed else self._ask_addresses(case))
+            if case.resolver_is_blamed:
+                looks = await self._ask_resolvers(case)
+            elif case.measurement.prober.type in _BY_TCP:
+                looks = await self._ask_addresses(case)
+            else:
+                looks = [await _measure_again(case.measurement)]
         case.found.own = tuple(looks)
         now = boottime()
         if not case.resolver_is_blamed and looks and looks[0].error is None and not case.measurement.result.heard:
@@ -456,6 +463,11 @@ class Inquiry:
             _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, ASK_SECONDS / 3)
         for address in addresses[:1]:
             await self._ask(asked, f"reference {reference}", address, port)
+
+
+async def _measure_again(measurement: Measurement) -> Look:
+    result = await measurement.prober.probe(time.monotonic() + ASK_SECONDS)
+    return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
 
 
 async def _connect(address: str, port: int, seconds: float) -> Look:

@@ -154,11 +154,11 @@ class Evidence:
 
 
 class Look(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One more question that was asked when the measurement had failed: `connect` to an `address`, or `resolve` by a
-    `server`. `ms`: how long it took. `error`: its code; without it there was an answer.
+    """One more question that was asked when the measurement had failed: `connect` to an `address`, `resolve` by a
+    `server`, or `measure` all of it again. `ms`: how long it took. `error`: its code; without it there was an answer.
     """
 
-    what: Literal["connect", "resolve"]
+    what: Literal["connect", "resolve", "measure"]
     ms: float
     address: str | None = None
     port: int | None = None
@@ -248,7 +248,7 @@ def _rule_on_silence(target: Target, result: Result, at: float, evidence: Eviden
     assert error is not None
     unknown: Ruling = "unknown", _attributed(error, "unknown")
     answers = bool(own) and own[0].error is None
-    if (answers and not result.heard) or evidence.lossy(target.id, at):
+    if (answers and (not result.heard or own[0].what == "measure")) or evidence.lossy(target.id, at):
         return unknown
     if found.after is not None and (own or found.before is not None):
         return "down", error

@@ -289,6 +289,15 @@ def test_silence_without_a_connection_needs_proof(result):
     assert verdict(result, evidence) == ("down", result.error.code, "path")
 
 
+def test_echoes_that_come_back_the_second_time():
+    """What is measured again and is well then may have been lost on the way, all of it or a part."""
+    evidence = heard((OTHER, answer(), -0.1), (OTHER, answer(), 0.1))
+    for icmp in (NO_ECHO, Icmp(3, 1, None)):
+        lost = unanswered("icmp_timeout", icmp=icmp)
+        assert status(lost, evidence, own=(Look("measure", 20.0),)) == "unknown"
+        assert status(lost, evidence, own=(Look("measure", 1500.0, error="icmp_timeout"),)) == "down"
+
+
 @pytest.mark.parametrize(
     "result",
     [
