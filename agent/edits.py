@@ -40,7 +40,7 @@ class Edits:
 
     def _edited(self) -> list[str]:
         new = [file for file in self._new() if self._before.look(file)]
-        known = [file for file, seen in self._loaded._files.items() if self._before.look(file) != seen]
+        known = [file for file, seen in self._loaded.files.items() if self._before.look(file) != seen]
         return [*known, *new]
 
     def _new(self) -> Iterator[str]:
@@ -50,7 +50,7 @@ class Edits:
                 yield os.path.join(base, name)
 
     def _rests(self, file: str, before: Footprint, now: float) -> bool:
-        was, seen = before._files.get(file), self._before.look(file)
+        was, seen = before.files.get(file), self._before.look(file)
         if was != seen:
             replaced = was is not None and seen is not None and was.inode != seen.inode
             self._still[file] = 0.0 if replaced else now  # which is whole, as a rename brings it

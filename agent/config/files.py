@@ -32,13 +32,13 @@ class Footprint:
 
     def __init__(self) -> None:
         self.patterns: dict[tuple[str, str], list[str]] = {}
-        self._files: dict[str, Seen | None] = {}
+        self.files: dict[str, Seen | None] = {}
 
     def look(self, file: str) -> Seen | None:
         """To be called before a file is opened. None for one that is not there, or not for us."""
-        if file not in self._files:
-            self._files[file] = _look(file)
-        return self._files[file]
+        if file not in self.files:
+            self.files[file] = _look(file)
+        return self.files[file]
 
     def matched(self, base: str, pattern: str) -> list[str]:
         """The names that a pattern matches."""
@@ -49,14 +49,14 @@ class Footprint:
     def now(self) -> "Footprint":
         """The same files and patterns as they are now: equal, if nothing was edited."""
         now = Footprint()
-        for file in self._files:
+        for file in self.files:
             now.look(file)
         for base, pattern in self.patterns:
             now.matched(base, pattern)
         return now
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Footprint) and (self._files, self.patterns) == (other._files, other.patterns)
+        return isinstance(other, Footprint) and (self.files, self.patterns) == (other.files, other.patterns)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
