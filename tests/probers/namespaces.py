@@ -68,7 +68,7 @@ class Network:
 
 @contextlib.contextmanager
 def within(namespace: str) -> Iterator[None]:
-    """What this thread opens meanwhile belongs to the namespace for good."""
+    """What this thread opens meanwhile belongs to the namespace for good. Two of these do not overlap."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
     try:
@@ -76,7 +76,9 @@ def within(namespace: str) -> Iterator[None]:
             raise OSError(ctypes.get_errno(), "setns")
         yield
     finally:
-        _libc.setns(before, CLONE_NEWNET)
+        now = os.stat("/proc/thread-self/ns/net").st_ino
+        back = _libc.setns(before, CLONE_NEWNET)
+        assert (now, back) == (os.fstat(there).st_ino, 0), "another has changed it, or it cannot be left"
         os.close(there)
         os.close(before)
 

@@ -331,7 +331,7 @@ async def test_no_route(network, kind, six):
 async def test_interface_down(network, kind, six):
     """So it is when the interface goes down between two echoes."""
     with within(network.device):
-        measuring = asyncio.ensure_future(of(network, url(six), timeout=1.0, count=3))
+        measuring = asyncio.ensure_future(measure(url(six), 1.0, count=3))
         await asyncio.sleep(0.1)
     try:
         network.run(network.device, "ip link set out down")
