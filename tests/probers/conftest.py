@@ -9,7 +9,7 @@ import uvloop
 from tests.probers.namespaces import built
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as trying:
             trying.bind(("::1", 0))
@@ -18,7 +18,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-IPV6 = pytest.mark.skipif(not _has_ipv6(), reason="this host has no ::1")
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no ::1")
 
 
 def pytest_asyncio_loop_factories(config, item):

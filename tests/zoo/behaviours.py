@@ -1,0 +1,5 @@
+"""All behaviours."""
+
+from tests.zoo import connections
+
+BEHAVIOURS = [*connections.BEHAVIOURS]

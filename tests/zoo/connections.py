@@ -1,0 +1,76 @@
+"""Servers that refuse, are silent, reset or close, at every stage of an exchange."""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tests.probers.http_server import HOLD, RESET, answers, says
+from tests.zoo.behaviour import PLAIN, Behaviour, Fails, http
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+TO_THE_END = b"HTTP/1.1 200 OK\r\n\r\n"
+LARGE = "x" * (4 << 20)  # more than the kernel takes for a server that does not read
+
+
+def slowly(data: bytes) -> Any:
+    """A byte each 50 ms."""
+    return [(data[at : at + 1], 0.05) for at in range(len(data))]
+
+
+def _bound(host: str) -> socket.socket:
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    taken.bind((host, 0))
+    return taken
+
+
+def _url(taken: socket.socket) -> str:
+    host, port = taken.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+@contextlib.asynccontextmanager
+async def closed_port(host: str) -> AsyncIterator[dict[str, Any]]:
+    """A port that is taken, so that nobody else can have it, and on which nobody listens."""
+    with _bound(host) as taken:
+        yield {"url": _url(taken)}
+
+
+@contextlib.asynccontextmanager
+async def black_hole(host: str) -> AsyncIterator[dict[str, Any]]:
+    """A listener whose queue is full: the kernel drops what comes."""
+    with _bound(host) as full, contextlib.ExitStack() as queue:
+        full.listen(0)
+        for _ in range(3):
+            filler = queue.enter_context(socket.socket(full.family))
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+            await asyncio.sleep(0.02)
+        yield {"url": _url(full)}
+
+
+BEHAVIOURS = [
+    Behaviour("refuses", closed_port, Fails("connect_refused", "target", "connect"), PLAIN),
+    Behaviour("lets no connection come about", black_hole, Fails("connect_timeout", "path", "connect"), PLAIN),
+    http("accepts and says nothing", says(HOLD), Fails("http_timeout_headers", "path", "wait")),
+    http("takes the request and says nothing", answers(HOLD), Fails("http_timeout_headers", "path", "wait")),
+    http("takes the request and closes", answers(), Fails("http_closed", "target", "wait")),
+    http("takes the request and resets", answers(RESET), Fails("connect_reset", "target", "wait")),
+    http("resets in its head", answers(HEAD[:20], 0.05, RESET), Fails("connect_reset", "target", "receive")),
+    http("resets in its body", answers(HEAD, b"hi", 0.05, RESET), Fails("connect_reset", "target", "receive")),
+    http("closes in its head", answers(HEAD[:20]), Fails("http_truncated", "target", "receive")),
+    http("falls silent in its head", answers(HEAD[:20], HOLD), Fails("http_timeout_headers", "path", "receive")),
+    http("falls silent in its body", answers(HEAD, b"hi", HOLD), Fails("http_timeout_body", "path", "receive")),
+    http(
+        "says a byte of its head now and then",
+        answers(slowly(HEAD)),
+        Fails("http_timeout_headers", "path", "receive"),
+    ),
+    http(
+        "says a byte of its body now and then",
+        answers(TO_THE_END, itertools.repeat((b"x", 0.05))),
+        Fails("http_timeout_body", "path", "receive"),
+    ),
+]

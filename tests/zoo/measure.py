@@ -1,0 +1,145 @@
+"""`python -m tests.zoo.measure asyncio|uvloop SECONDS`: measures for so long, as the agent does.
+
+The options of its targets are read from standard input, as JSON; what it saw is printed as JSON, too: `Report`.
+Schedule, probers, verdicts and records are the agent's own. The process is this one's alone, so that it can be told
+what measuring takes.
+"""
+
+import asyncio
+import gc
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from agent.config.model import Agent, Config, Expect, Kafka, Location, Target, TlsOptions
+from agent.device.clock import Clock, ClockState, boottime
+from agent.device.identity import Run
+from agent.inquiry import Inquiry
+from agent.probers import poll, prober_of
+from agent.probers.resolver import Resolver
+from agent.probers.result import Attribution, Error
+from agent.record import Recorder, ResultRecord
+from agent.schedule import Measurement, Missed, Scheduler
+from agent.verdict import Look, Seen, Status
+from tests.zoo.behaviour import INTERVAL
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+TICK = 0.01  # seconds between two looks at the processor time that the loop took
+
+
+class Observed(msgspec.Struct):
+    """A record, and whom the prober suspected."""
+
+    record: ResultRecord
+    suspected: Attribution | None
+
+
+class Report(msgspec.Struct):
+    """`missed`: the reason of each tick that was not measured, by target. `memory`: bytes that the resident set grew by
+    at its largest. `files`, `tasks`: before and after. `longest_turn`: seconds of processor time.
+    """
+
+    observed: list[Observed]
+    missed: dict[str, str]
+    memory: int
+    files: tuple[int, int]
+    tasks: tuple[int, int]
+    longest_turn: float
+
+
+class Observer:
+    """The `Outcome` of a schedule: each result judged and recorded."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self.observed: list[tuple[bytes, Attribution | None]] = []
+        self.missing: dict[str, str] = {}
+        config = Config(Agent("zoo"), Location("here"), "/nowhere", Kafka(()))
+        self._clock = Clock("yes")
+        self._recorder = Recorder(config, Run(1, secrets.token_hex(8)), self._clock)
+        self.inquiry = Inquiry(self._settled, resolver)
+        self.inquiry.configure(config)
+
+    def measured(self, measurement: Measurement) -> None:
+        self.inquiry.take(measurement, boottime(), self._clock.state())
+
+    def missed(self, missed: Missed) -> None:
+        self.missing[missed.target.id] = missed.reason
+
+    def _settled(
+        self,
+        measurement: Measurement,
+        clock: ClockState,
+        status: Status,
+        error: Error | None,
+        seen: Seen | None = None,
+        own: tuple[Look, ...] | None = None,
+    ) -> None:
+        suspected = measurement.result.error
+        record = self._recorder.measured(measurement, status, error, clock, seen, own)
+        self.observed.append((record.value, None if suspected is None else suspected.attribution))
+
+
+def target_of(options: dict[str, Any]) -> Target:
+    for name, kind in (("tls", TlsOptions), ("expect", Expect)):
+        if name in options:
+            options[name] = msgspec.convert(options[name], kind)
+    return Target(**{"shown_url": options["url"], **options})
+
+
+async def measure(targets: list[Target], seconds: float) -> Report:
+    resolver = Resolver()
+    observer = Observer(resolver)
+    probers = {target.id: prober_of(target, resolver) for target in targets}
+    poll.running()  # made once, shared by all measurements, and stays
+    files, tasks, resident = _files(), len(asyncio.all_tasks()), _resident()
+    scheduler = Scheduler("zoo", observer)
+    scheduler.reconcile(targets, lambda target: probers[target.id])
+    longest_turn = await _longest_turn(seconds)
+    await scheduler.stop(grace=INTERVAL)
+    await observer.inquiry.until_all_are_settled()
+    return Report(
+        [Observed(msgspec.json.decode(value, type=ResultRecord), suspected) for value, suspected in observer.observed],
+        observer.missing,
+        _largest() - resident,
+        (files, _files()),
+        (tasks, len(asyncio.all_tasks())),
+        longest_turn,
+    )
+
+
+async def _longest_turn(seconds: float) -> float:
+    """Waits, and looks how long this thread worked without a pause: on a busy machine the clock would not tell."""
+    end, longest, before = time.monotonic() + seconds, 0.0, time.thread_time()
+    while time.monotonic() < end:
+        await asyncio.sleep(TICK)
+        now = time.thread_time()
+        longest, before = max(longest, now - before), now
+    return longest
+
+
+def _files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def _resident() -> int:
+    """The resident set in bytes; its largest is counted from here on (proc(5), clear_refs)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _largest()
+
+
+def _largest() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+
+
+if __name__ == "__main__":
+    those = [target_of(options) for options in msgspec.json.decode(sys.stdin.buffer.read())]
+    with asyncio.Runner(loop_factory=LOOPS[sys.argv[1]]) as runner:
+        sys.stdout.buffer.write(msgspec.json.encode(runner.run(measure(those, float(sys.argv[2])))))
