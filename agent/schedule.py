@@ -185,28 +185,27 @@ class Scheduler:
             entry.current = False
         self._entries.clear()
         self._heap.clear()
-        self._timer.close()
         while self._waiting:
             self._next_waiting(boottime(), "the agent was stopped before it was measured")
         if self._in_flight:
+            self._arm()  # to the end it is watched whether the loop stands still
             _, left = await asyncio.wait(set(self._in_flight), timeout=grace)
             for task in left:
                 task.cancel()
             if left:
                 await asyncio.wait(left, timeout=grace)
+        self._armed_for = math.inf
+        self._timer.close()
 
     def _push(self, entry: _Entry) -> None:
         self._pushed += 1
         heapq.heappush(self._heap, (entry.due(), self._pushed, entry))
 
     def _arm(self) -> None:
-        if self._heap:
-            now = boottime()
-            self._armed_for = max(min(self._heap[0][0], now + WATCH if self._in_flight else math.inf), now)
-            self._timer.set(self._armed_for)
-        else:
-            self._armed_for = math.inf
-            self._timer.set(math.inf)
+        now = boottime()
+        due = self._heap[0][0] if self._heap else math.inf
+        self._armed_for = max(min(due, now + WATCH if self._in_flight else math.inf), now)
+        self._timer.set(self._armed_for)
 
     def _turn(self) -> float:
         """Runs what is due, and sets the timer for what comes next; returns the time up to which that is."""

@@ -429,6 +429,19 @@ async def test_stop_lets_probes_end(scheduler, outcomes):
     assert outcomes.misses == []
 
 
+@pytest.mark.parametrize("stall", [0.0, 0.5], ids=["without a stall", "with one"])
+async def test_a_stop_is_no_stall(scheduler, outcomes, stall):
+    """What times out in the grace of a stop is the target's fault, unless this device really stood still meanwhile."""
+    scheduler.reconcile([a_target(interval=1.0, timeout=0.9)], lambda target: Silent())
+    while not scheduler._in_flight:
+        await asyncio.sleep(0.01)
+    asyncio.get_running_loop().call_later(0.2, time.sleep, stall)
+    await scheduler.stop(2.0)
+    (measurement,) = outcomes.measurements
+    assert measurement.result.error.attribution == ("local" if stall else "path")
+    assert (measurement.stall > 0) == (stall > 0)
+
+
 async def test_stop_tells_what_it_cut_off(scheduler, outcomes):
     """What does not end in time is told as not measured, and nothing starts any more."""
     scheduler.reconcile([a_target()], lambda target: Sleeping(3600))

@@ -122,12 +122,14 @@ class Wire:
                 return
             self._connected = True
             self._end.connected(now)
-        elif events & select.EPOLLOUT and self._unsent:
+            events &= ~select.EPOLLOUT
+        # First, or writing would meet the reset that followed an answer, which then nobody would see.
+        if events & _READABLE:
+            self._read(events, now)
+        if events & select.EPOLLOUT and self._unsent and self._end is not None:
             data, self._unsent = self._unsent, b""
             if self.write(data):
                 self._end.emptied(time.monotonic())
-        if events & _READABLE:
-            self._read(events, now)
 
     def look_at_deadline(self) -> None:
         """The deadline came."""

@@ -259,7 +259,7 @@ async def test_an_answer_before_the_request_is_all_sent():
 
 
 async def test_early_answer_and_close():
-    """The same when the server closes at once, which resets the connection."""
+    """The same when the server closes at once, which resets the connection behind the answer."""
 
     async def refuses(site, reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -267,8 +267,7 @@ async def test_early_answer_and_close():
 
     async with site(refuses) as there:
         result = await measure(there.url(), method="POST", body="x" * (8 << 20), status=[(413, 413)])
-    assert result.error is None or failure(result) == ("connect_reset", "send", "target")
-    assert result.http is not None
+    assert (result.error, result.http.status_code) == (None, 413)
 
 
 async def test_head():
