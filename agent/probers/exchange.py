@@ -108,6 +108,10 @@ class _Connection:
 
     def begin(self, port: int, connect_deadline: float) -> None:
         """Begins to connect; `done` is when all of it is over."""
+        if time.monotonic() >= connect_deadline:
+            # What answers at once would be heard before the deadline is looked at, and after it redirect on and on.
+            self.fail("connect_timeout", "path", "no time was left to connect")
+            return
         try:
             self._wire.connect(self._address, port, connect_deadline)
         except OSError as error:

@@ -45,8 +45,8 @@ class Site:
         self.connections += 1
         try:
             await self._behaviour(self, reader, writer)
-        except (OSError, EOFError, asyncio.CancelledError):
-            pass  # the prober has gone, or the test has ended
+        except (OSError, EOFError, RuntimeError, asyncio.CancelledError):
+            pass  # the prober has gone, which uvloop calls a RuntimeError, or the test has ended
         finally:
             writer.close()
             self._tasks.discard(asyncio.current_task())

@@ -321,9 +321,11 @@ async def test_addresses_that_cannot_be_connected(address):
 
 
 async def test_deadline_passed_before():
-    """Without time left there is a result, too."""
-    result = await measure("http://127.0.0.1:9/", timeout=0.0)
-    assert result.error.phase == "connect"
+    """Without time left there is a result, too, and nobody is connected to."""
+    async with site(answers(OK)) as there:
+        assert failure(await measure(there.url(), timeout=0.0)) == ("connect_timeout", "connect", "path")
+        assert (await measure(there.url())).error is None
+    assert there.connections == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 
 import msgspec
 import pytest
@@ -196,6 +197,19 @@ async def test_the_deadline_is_for_all():
     assert failure(result) == ("http_timeout_headers", "wait", "path")
     assert 380 < result.duration_ms < 700
     assert len(result.http.hops) == 2
+
+
+async def test_no_hop_is_begun_after_the_deadline():
+    """A redirect that is seen only after the deadline is not followed, however quickly all would answer."""
+
+    async def onward(site, reader, writer):
+        time.sleep(0.4)  # the whole loop stands still, and with it who measures
+        writer.write(redirect("/again"))
+
+    async with site(onward) as there:
+        result = await measure(there.url(), timeout=0.3)
+        assert result.error.code in ("connect_timeout", "http_timeout_headers")
+    assert there.connections == 1
 
 
 CREDENTIALS = {
