@@ -82,7 +82,8 @@ class Response:
                 self._fail("http_protocol", "two different Content-Lengths")
             self._length = value
         elif lower == b"transfer-encoding" and not self._has_headers:
-            self._chunked = value.lower().rpartition(b",")[2].strip() == b"chunked"
+            # As llhttp has it, which takes no tab behind it: else what it reads to the end would count as cut short.
+            self._chunked = value.lower().rpartition(b",")[2].lstrip(b" \t").rstrip(b" ") == b"chunked"
         elif lower == b"location" and self.location is None and not self._has_headers:
             self.location = value.rstrip(b" \t")
 
