@@ -13,6 +13,8 @@ from agent.probers.icmp_packet import Unreachable
 from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases
 from agent.probers.wire import Wire
 
+MOST_OTHERS = 16  # messages that answer another question, of one connection over TCP
+
 
 class Ask(NamedTuple):
     """The question; `message` is all of it."""
@@ -149,6 +151,7 @@ class _OverTcp(_Exchange):
         self._wire = Wire(self)
         self._phase = "connect"
         self._received = b""
+        self._others = 0
 
     def begin(self, port: int, deadline: float) -> None:
         """Begins to connect."""
@@ -181,7 +184,10 @@ class _OverTcp(_Exchange):
             if len(self._received) < 2 + length:
                 break
             message, self._received = self._received[2 : 2 + length], self._received[2 + length :]
-            self._take(message, now)
+            if not self._take(message, now):
+                self._others += 1
+            if self._others > MOST_OTHERS:
+                self._fail("dns_servfail", "target", f"more than {MOST_OTHERS} messages came that are no answer to it")
 
     def ended(self, now: float) -> None:
         """See `End`."""

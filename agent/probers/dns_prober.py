@@ -93,7 +93,7 @@ class DnsProber:
         broken = answer.broken
         if not broken:
             try:
-                texts = tuple(dns_text.text(answer.data, record) for record in answer.answer)
+                texts = dns_text.texts(answer.data, answer.answer)
             except dns.DnsFormatError as malformed:
                 broken = str(malformed)
         masked = tuple(self._mask.text(text) for text in texts[:MOST_SHOWN])
@@ -119,7 +119,7 @@ class DnsProber:
         for section, wanted, text, regexp in self._patterns:
             if section not in sections:
                 records = [record for record in getattr(answer, section) if record.kind != dns.OPT]
-                sections[section] = [dns_text.text(answer.data, record).encode() for record in records]
+                sections[section] = [each.encode() for each in dns_text.texts(answer.data, records)]
             found = next((record for record in sections[section] if regexp.search(record)), None)
             if wanted and found is None:
                 return _mismatched(f"none of {len(sections[section])} records in {section} matches {text!r}")

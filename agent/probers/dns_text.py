@@ -8,11 +8,13 @@ import base64
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from agent.config.dns import CLASSES, TYPES, class_name, type_name
 from agent.probers.dns import DnsFormatError, Record, name_at
+
+LONGEST_TEXT = 512 << 10  # characters of the records of a section: names that point to names make much of little
 
 # What the data of a type consists of, by the letters of `_PARTS`, in their order.
 _LAYOUTS = """
@@ -26,6 +28,18 @@ _ANY_CLASS = set("nqsLSB")  # what is laid out alike in all classes
 _PARAMETERS = ("mandatory", "alpn", "no-default-alpn", "port", "ipv4hint", "ech", "ipv6hint")  # RFC 9460
 
 
+def texts(message: bytes, records: Iterable[Record]) -> tuple[str, ...]:
+    """The records of a section; see `text`. Raises `DnsFormatError` also for more than `LONGEST_TEXT`."""
+    found, length = [], 0
+    for record in records:
+        one = text(message, record)
+        length += len(one)
+        if length > LONGEST_TEXT:
+            raise DnsFormatError(f"its records are longer than {LONGEST_TEXT >> 10} KiB")
+        found.append(one)
+    return tuple(found)
+
+
 def text(message: bytes, record: Record) -> str:
     """A record as it stands in a zone file. Raises `DnsFormatError` for data that its type cannot have."""
     owner, kind, klass = name_text(record.name), type_name(record.kind), class_name(record.klass)
@@ -36,7 +50,7 @@ def name_text(name: bytes) -> str:
     """A name of length-prefixed labels as text."""
     at, labels = 0, []
     while length := name[at]:
-        labels.append(_escaped(name[at + 1 : at + 1 + length], b'."();@$\\'))
+        labels.append(name[at + 1 : at + 1 + length].decode("latin-1").translate(_IN_NAMES))
         at += 1 + length
     return ".".join(labels) + "."
 
@@ -51,7 +65,8 @@ class _Left(NamedTuple):
     def take(self, length: int) -> tuple[bytes, "_Left"]:
         if self.at + length > self.end:
             raise DnsFormatError("a record's data ends too early")
-        return self.message[self.at : self.at + length], self._replace(at=self.at + length)
+        end = self.at + length
+        return self.message[self.at : end], _Left(self.message, end, self.end)
 
     def rest(self) -> tuple[bytes, "_Left"]:
         return self.take(self.end - self.at)
@@ -77,23 +92,24 @@ def _data(message: bytes, record: Record) -> str:
     return " ".join(parts).rstrip(" ")
 
 
-def _escaped(data: bytes, special: bytes) -> str:
-    return "".join(
-        f"\\{chr(each)}" if each in special else chr(each) if 33 <= each <= 126 else f"\\{each:03d}" for each in data
-    )
+def _escapes(special: str, first: str) -> dict[int, str]:
+    """What stands for each byte: itself from `first` on, as far as it is printable, with a backslash if `special`."""
+    plain = range(ord(first), 127)
+    return {each: "\\" * (chr(each) in special) + chr(each) if each in plain else f"\\{each:03d}" for each in range(256)}
+
+
+_IN_NAMES, _IN_TAGS, _IN_QUOTES = _escapes('."();@$\\', "!"), _escapes('"();\\', "!"), _escapes('"\\', " ")
 
 
 def _quoted(data: bytes) -> str:
-    return '"' + "".join(
-        f"\\{chr(each)}" if each in b'"\\' else chr(each) if 32 <= each <= 126 else f"\\{each:03d}" for each in data
-    ) + '"'  # fmt: skip
+    return '"' + data.decode("latin-1").translate(_IN_QUOTES) + '"'
 
 
 def _name(left: _Left) -> tuple[str, _Left]:
     name, end = name_at(left.message, left.at)
     if end > left.end:
         raise DnsFormatError("a record's data ends too early")
-    return name_text(name), left._replace(at=end)
+    return name_text(name), _Left(left.message, end, left.end)
 
 
 def _number(size: int) -> Callable[[_Left], tuple[str, _Left]]:
@@ -133,7 +149,7 @@ def _strings(left: _Left) -> tuple[str, _Left]:
 
 def _tag(left: _Left) -> tuple[str, _Left]:
     data, left = _counted(left)
-    return _escaped(data, b'"();\\'), left
+    return data.decode("latin-1").translate(_IN_TAGS), left
 
 
 def _value(left: _Left) -> tuple[str, _Left]:
@@ -174,12 +190,13 @@ def _date(left: _Left) -> tuple[str, _Left]:
 
 def _bitmap(left: _Left) -> tuple[str, _Left]:
     """Types that are there (RFC 4034, section 4.1.2)."""
-    found = []
+    found, before = [], -1
     while left.at < left.end:
         window, left = left.take(1)
         bits, left = _counted(left)
-        if not 1 <= len(bits) <= 32:
+        if not 1 <= len(bits) <= 32 or window[0] <= before:
             raise DnsFormatError("a malformed list of types")
+        before = window[0]
         for at, byte in enumerate(bits):
             found += [type_name(window[0] * 256 + at * 8 + bit) for bit in range(8) if byte & 0x80 >> bit]
     return " ".join(found), left
