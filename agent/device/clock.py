@@ -65,7 +65,8 @@ def stamp(wall: float) -> str:
 
 @lru_cache(maxsize=256)
 def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    moment = time.gmtime(seconds)
+    return f"{moment.tm_year:04d}{time.strftime('-%m-%dT%H:%M:%S', moment)}"  # %Y has fewer digits before the year 1000
 
 
 STEP = 0.5  # seconds by which the wall clock must be set for it to be told; less is the slewing of NTP

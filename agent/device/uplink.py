@@ -10,9 +10,9 @@ import math
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,6 +27,9 @@ _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _RTF_GATEWAY, _RTF_REJECT = 0x2, 0x200  # <linux/route.h>
 _ATF_COM = 0x2  # <linux/if_arp.h>: the neighbour has answered
 _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+
+
+T = TypeVar("T")
 
 
 class _Route(NamedTuple):
@@ -121,46 +124,56 @@ def _through(address: str, routes: list[_Route]) -> _Route | None:
 
 
 def _routes() -> list[_Route]:
-    return [route for route in (*_four(), *_six()) if route.interface != "lo"]
+    found = [*_rows("/proc/net/route", _four), *_rows("/proc/net/ipv6_route", _six)]
+    return [route for route in found if route is not None and route.interface != "lo"]
 
 
-def _four() -> Iterator[_Route]:
-    """/proc/net/route: numbers in the host's order of bytes."""
+def _four(row: str) -> _Route | None:
+    """Of /proc/net/route, with numbers in the host's order of bytes; None for a route that rejects."""
 
     def address(field: str) -> ipaddress.IPv4Address:
         return ipaddress.IPv4Address(struct.pack("=I", int(field, 16)))
 
-    for line in _table("/proc/net/route")[1:]:
-        interface, to, gateway, flags, _, _, metric, mask, *_ = line.split()
-        if not int(flags, 16) & _RTF_REJECT:
-            network = ipaddress.IPv4Network((int(address(to)), int(mask, 16).bit_count()))
-            by = str(address(gateway)) if int(flags, 16) & _RTF_GATEWAY else None
-            yield _Route(network, interface, by, int(metric))
+    interface, to, gateway, flags, _, _, metric, mask, *_ = row.split()
+    if int(flags, 16) & _RTF_REJECT:
+        return None
+    network = ipaddress.IPv4Network((int(address(to)), int(mask, 16).bit_count()))
+    return _Route(network, interface, str(address(gateway)) if int(flags, 16) & _RTF_GATEWAY else None, int(metric))
 
 
-def _six() -> Iterator[_Route]:
-    for line in _table("/proc/net/ipv6_route"):
-        to, length, _, _, gateway, metric, _, _, flags, interface = line.split()
-        if not int(flags, 16) & _RTF_REJECT:
-            network = ipaddress.IPv6Network((int(to, 16), int(length, 16)))
-            by = str(ipaddress.IPv6Address(int(gateway, 16))) if int(flags, 16) & _RTF_GATEWAY else None
-            yield _Route(network, interface, by, int(metric, 16))
+def _six(row: str) -> _Route | None:
+    """Of /proc/net/ipv6_route; None for a route that rejects."""
+    to, length, _, _, gateway, metric, _, _, flags, interface = row.split()
+    if int(flags, 16) & _RTF_REJECT:
+        return None
+    network = ipaddress.IPv6Network((int(to, 16), int(length, 16)))
+    by = str(ipaddress.IPv6Address(int(gateway, 16))) if int(flags, 16) & _RTF_GATEWAY else None
+    return _Route(network, interface, by, int(metric, 16))
 
 
 def _neighbours() -> dict[tuple[str, str], bool]:
-    known = {}
-    for line in _table("/proc/net/arp")[1:]:
-        ip, _, flags, _, _, interface = line.split()
-        known[ip, interface] = bool(int(flags, 16) & _ATF_COM)
-    return known
+    return dict(_rows("/proc/net/arp", _neighbour))
 
 
-def _table(path: str) -> list[str]:
+def _neighbour(row: str) -> tuple[tuple[str, str], bool]:
+    """Of /proc/net/arp: an address at an interface, and whether it has answered."""
+    ip, _, flags, _, _, interface = row.split()
+    return (ip, interface), bool(int(flags, 16) & _ATF_COM)
+
+
+def _rows(path: str, row_of: Callable[[str], T]) -> Iterator[T]:
     try:
-        with Path(path).open() as table:
-            return table.read(LARGEST_TABLE).splitlines()
+        with Path(path).open(errors="replace") as table:
+            rows = table.read(LARGEST_TABLE).split("\n")
     except OSError:
-        return []
+        return
+    for row in rows:
+        try:
+            yield row_of(row)
+        except (ValueError, struct.error):
+            # The headings, the last row where the table is longer than is read, and any with what is a space here but
+            # not for the kernel in its interface's name.
+            continue
 
 
 def _link(interface: str) -> bool | None:

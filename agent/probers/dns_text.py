@@ -95,7 +95,9 @@ def _data(message: bytes, record: Record) -> str:
 def _escapes(special: str, first: str) -> dict[int, str]:
     """What stands for each byte: itself from `first` on, as far as it is printable, with a backslash if `special`."""
     plain = range(ord(first), 127)
-    return {each: "\\" * (chr(each) in special) + chr(each) if each in plain else f"\\{each:03d}" for each in range(256)}
+    return {
+        each: "\\" * (chr(each) in special) + chr(each) if each in plain else f"\\{each:03d}" for each in range(256)
+    }
 
 
 _IN_NAMES, _IN_TAGS, _IN_QUOTES = _escapes('."();@$\\', "!"), _escapes('"();\\', "!"), _escapes('"\\', " ")

@@ -7,6 +7,7 @@ absolute, and a search list would measure another site than the one that was wri
 
 import asyncio
 import ipaddress
+import re
 import secrets
 import socket
 import time
@@ -26,6 +27,7 @@ MOST_SENT = 12  # times that one question is sent
 MOST_SERVERS = 3  # of resolv.conf, as many as the C library uses
 LARGEST_FILE = 1 << 20  # bytes read of the hosts file and of resolv.conf
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _LARGEST_DATAGRAM = 1 << 16
 _KINDS = {"auto": (dns.A, dns.AAAA), "4": (dns.A,), "6": (dns.AAAA,)}
 _RCODES = {1: "FORMERR", dns.SERVFAIL: "SERVFAIL", 4: "NOTIMP", dns.REFUSED: "REFUSED"}
@@ -172,7 +174,7 @@ def _resolv_conf(text: str, port: int) -> Servers:
             addresses.append((values[0], port))
         elif keyword == "options":
             named = (value.partition(":") for value in values)
-            options |= {name: int(number) for name, _, number in named if number.isascii() and number.isdigit()}
+            options |= {name: int(number) for name, _, number in named if _NUMBER.fullmatch(number)}
     addresses = addresses[:MOST_SERVERS] or [("127.0.0.1", port)]
     # The bounds are those of resolv.conf(5).
     first_retry = min(max(options["timeout"], 1), 30) if "timeout" in options else FIRST_RETRY
@@ -183,8 +185,8 @@ def _resolv_conf(text: str, port: int) -> Servers:
 def is_address(text: str) -> bool:
     """Is it an IPv4 or IPv6 address, and not a name?"""
     # Most names are told from addresses by their end, which spares them ipaddress and its two exceptions.
-    if ":" not in text and not text[-1:].isdigit():
-        return False
+    if (":" not in text and not text[-1:].isdigit()) or not text.isascii() or "\0" in text:
+        return False  # the last two: a scope may be anything for ipaddress, but not for a socket
     try:
         ipaddress.ip_address(text)
     except ValueError:
