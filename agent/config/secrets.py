@@ -44,7 +44,9 @@ class Sources:
         """The content of a certificate's or a key's file. Raises ValueError."""
         if not self._open_secrets:
             return NOT_OPENED
-        return Secret(self.text(path)) if private else self.text(path)
+        # Beyond ASCII there can only be comments, which `ssl` takes no more than OpenSSL minds them.
+        text = self.text(path).encode("ascii", "replace").decode()
+        return Secret(text) if private else text
 
     def text(self, path: str | Path) -> str:
         """The text of a file, at most `LARGEST` bytes. Raises ValueError that says what is wrong."""

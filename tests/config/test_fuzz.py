@@ -1,5 +1,6 @@
 """Whatever a file holds, it is a good configuration or has problems with their places; nothing else comes out."""
 
+import trustme
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from agent.config.sample import sample
 from .configurations import CONFIGURATIONS
 from .conftest import BASE
 
+CA = trustme.CA()
+AUTHORITY, KEY = CA.cert_pem.bytes().decode(), CA.private_key_pem.bytes().decode()
 SETTINGS = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -126,3 +129,21 @@ def test_a_good_configuration_mistyped(configuration, cuts, load_text):
         at %= len(configuration) + 1
         configuration = configuration[:at] + piece + configuration[at + length :]
     check(load_text, configuration.encode())
+
+
+@SETTINGS
+@given(
+    cuts=st.lists(
+        st.tuples(st.integers(0, 2_000), st.integers(0, 20), st.one_of(PIECES, st.text(max_size=3))), max_size=3
+    ),
+    option=st.sampled_from(["ca", "client_certificate"]),
+)
+@example(cuts=[(0, 0, "# Zertifikate f\u00fcr uns\n")], option="ca")
+def test_a_certificate_mistyped(cuts, option, load_text, tmp_path):
+    """A file of PEM in which something was cut out, or put in."""
+    text = AUTHORITY + KEY * (option == "client_certificate")
+    for at, length, piece in cuts:
+        at %= len(text) + 1
+        text = text[:at] + piece + text[at + length :]
+    (tmp_path / "it.pem").write_bytes(text.encode())
+    check(load_text, f"{BASE}targets:\n- {{url: https://a/, tls: {{{option}: it.pem}}}}\n".encode())

@@ -8,6 +8,7 @@ import pytest
 from agent.config import ConfigError, duration, of_url
 from agent.config.forms import size, written
 from agent.config.model import Clock, Spool, Status, Uplink
+from agent.probers.tls import context_of
 
 EVERYTHING = """\
 agent: {id: ist-1-pi}
@@ -253,3 +254,10 @@ def test_problems_have_types(problems_of, load_text):
     (problem,) = caught.value.problems
     assert (problem.file, problem.line, problem.column, problem.key) == ("config.yaml", 4, 39, "targets[0].redirects")
     assert problem.message == '"x" is not a whole number; write digits'
+
+
+def test_comments_in_a_file_of_certificates(target, authority, tmp_path):
+    """They may be in any language."""
+    pem = authority.cert_pem.bytes()
+    (tmp_path / "ca.pem").write_bytes("# unsere, für Köln\n".encode() + pem)
+    assert context_of(target("{url: https://a.example/, tls: {ca: ca.pem}}").tls).cert_store_stats()["x509_ca"] == 1

@@ -43,9 +43,9 @@ def read(data: bytes, cuts=(1 << 16,), *, method: str = "GET", eof: bool = False
 
 
 def facts(response: Response) -> tuple:
-    """All that is told of it. Of a body that is too large as much was counted as came."""
-    failure = response.failure
-    counted = None if failure is not None and failure.code == "body_too_large" else response.body_bytes
+    """What is told of it. Of a body that is too large as much was counted as came."""
+    failure = response.failure.code if response.failure is not None else None
+    counted = None if failure == "body_too_large" else response.body_bytes
     return outcome(response), failure, response.status_code, response.version, response.location, counted
 
 

@@ -361,6 +361,17 @@ async def test_a_huge_chain():
     assert failure(result) == ("tls_protocol", "tls", "target")
 
 
+@pytest.mark.parametrize(("tickets", "expected"), [(20, None), (3_000, ("tls_protocol", "wait", "target"))])
+async def test_what_comes_beside_an_answer(tickets, expected):
+    """Of TLS without an answer in it, as session tickets are, no more is taken than of a handshake."""
+    context = server()
+    context.num_tickets = tickets
+    async with site(answers(0.2, OK), tls=context) as there:
+        result = await measure(there.url(), tls=TRUSTED)
+    assert failure(result) == expected
+    assert result.tls.verified
+
+
 async def test_tls_on_a_plain_port():
     """A plain request to a TLS server is no HTTP, or an end without an answer."""
     async with site(answers(OK), tls=server()) as there:
