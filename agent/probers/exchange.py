@@ -16,7 +16,7 @@ from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, T
 from agent.probers.tls import facts, failure_of
 from agent.probers.wire import Wire
 
-MOST_HANDSHAKE = 256 << 10  # bytes that a server sends in its handshake, chain of certificates included
+MOST_HANDSHAKE = 256 << 10  # bytes of TLS beside the answer: the handshake, its chain of certificates, what comes later
 
 _RECORD = 16 << 10  # bytes that one TLS record holds at most
 _ALERT = b"\x15"  # the type of a TLS record (RFC 8446, section 5.1)
@@ -68,13 +68,13 @@ class _Connection:
 
     __slots__ = (
         "_address",
+        "_beside",
         "_connected",
         "_deadline",
         "_end",
         "_error",
         "_facts",
         "_first_byte",
-        "_handshake_bytes",
         "_incoming",
         "_outgoing",
         "_request",
@@ -96,7 +96,7 @@ class _Connection:
         self._session: ssl.SSLObject | None = None
         self._incoming: ssl.MemoryBIO
         self._outgoing: ssl.MemoryBIO
-        self._handshake_bytes = 0
+        self._beside = 0
         self._connected: float | None = None
         self._secured: float | None = None
         self._sent: float | None = None
@@ -139,8 +139,8 @@ class _Connection:
             self._take(data, now)
             return
         self._incoming.write(data)
+        self._beside += len(data)
         if self._secured is None:
-            self._handshake_bytes += len(data)
             self._shake_hands()
             now = time.monotonic()
         if self._secured is not None and self._end is None:
@@ -225,8 +225,7 @@ class _Connection:
             self._session.do_handshake()
         except ssl.SSLWantReadError:
             self._write(self._outgoing.read())
-            if self._handshake_bytes > MOST_HANDSHAKE:
-                self.fail("tls_protocol", "target", f"a TLS handshake of more than {MOST_HANDSHAKE >> 10} KiB")
+            self._bound_handshake()
         except ssl.SSLError as error:
             self._write(self._outgoing.read())  # the alert that tells the server why
             certificate = facts(self._session, verify=self._tls.verify, failed=True)
@@ -242,6 +241,7 @@ class _Connection:
             while self._end is None:
                 if not (data := self._session.read(_RECORD)):
                     raise ssl.SSLZeroReturnError
+                self._beside = max(0, self._beside - 2 * len(data))  # so it pays for the records around it, too
                 self._take(data, now)
         except ssl.SSLWantReadError:
             reply = self._outgoing.read()
@@ -249,10 +249,15 @@ class _Connection:
             if reply.startswith(_ALERT):
                 # OpenSSL tells the server that it will not, and us nothing.
                 self.fail("tls_protocol", "target", "the server wanted to renegotiate TLS")
+            self._bound_handshake()
         except ssl.SSLZeroReturnError:
             self._peer_ended(now)
         except ssl.SSLError as error:
             self.fail(*failure_of(error, certificate_came=True))
+
+    def _bound_handshake(self) -> None:
+        if self._beside > MOST_HANDSHAKE:
+            self.fail("tls_protocol", "target", f"a TLS handshake of more than {MOST_HANDSHAKE >> 10} KiB")
 
     def _write(self, data: bytes) -> None:
         if data:
