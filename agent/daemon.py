@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -27,7 +27,7 @@ from agent.delivery.kafka import DeliveryError, KafkaSink
 from agent.device.clock import Clock, ahead, boottime, stamp
 from agent.device.identity import StateInUse, begin_run, keep_run, lock_state
 from agent.device.systemd import Systemd, runtime_directory
-from agent.device.vitals import read_vitals
+from agent.device.vitals import Disk, Vitals, read_disk, read_vitals
 from agent.probers import prober_of, type_of
 from agent.probers.prober import Prober
 from agent.probers.resolver import Resolver
@@ -62,6 +62,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 15.0
+VITALS_SECONDS = 1.0  # that a heartbeat waits for a sensor, or for the disk
 PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
 FLUSH_SECONDS = 5.0  # and what waits for Kafka this long
 STOP_SECONDS = 8.5  # all of it, with what is left on its way to the disk
@@ -139,6 +140,8 @@ class Daemon:
         self._systemd = Systemd()
         self._begun = boottime()
         self._figures: dict[str, Any] = {}  # of the last heartbeat
+        self._read_vitals, self._read_disk = _Reading(read_vitals), _Reading(self._disk)
+        self._vitals, self._disk_told = Vitals(), Disk()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._applied = asyncio.Event()
@@ -353,6 +356,8 @@ class Daemon:
 
     async def _beat(self) -> None:
         await asyncio.sleep(HEARTBEAT_SECONDS)
+        vitals, disk = await asyncio.gather(self._read_vitals.now(), self._read_disk.now())
+        self._vitals, self._disk_told = vitals or Vitals(), disk or Disk()
         waiting = self._spool.waiting()
         self._figures = self._results.since_last()
         self._tell(
@@ -362,8 +367,12 @@ class Daemon:
             spool_bytes=waiting.bytes,
             spool_oldest_s=waiting.oldest_s,
             **self._figures,
-            **msgspec.structs.asdict(read_vitals()),
+            **msgspec.structs.asdict(self._vitals),
+            **msgspec.structs.asdict(self._disk_told),
         )
+
+    def _disk(self) -> Disk:
+        return read_disk(Directories.of(self._config.state_directory, self._config.spool).spool)
 
     async def _watch(self) -> None:
         """Tells systemd how it goes, and that all is well while measuring and delivery get on; Kafka may be away."""
@@ -401,6 +410,9 @@ class Daemon:
             uplink=self._uplink_now(),
             spool=_spool_now(waiting),
             clock_synchronized=self._clock.state().synchronized,
+            boottime_s=round(boottime(), 3),
+            vitals=self._vitals,
+            disk=self._disk_told,
             config=self._configured.now(),
             target_count=len(self._scheduler),
             verdicts=dict(Counter(verdicts[each.id].status for each in self._config.targets if each.id in verdicts)),
@@ -474,6 +486,27 @@ def _keep_for_long() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+class _Reading(Generic[T]):
+    """What is read in a thread, as it may hang: then there is None, and never a second thread."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self._task: asyncio.Task[T] | None = None
+
+    async def now(self) -> T | None:
+        """None after `VITALS_SECONDS`."""
+        if self._task is not None:
+            if not self._task.done():
+                return None
+            self._task.exception()  # what hung has ended, and is old
+        self._task = asyncio.create_task(_in_thread(self._read))
+        done, _ = await asyncio.wait([self._task], timeout=VITALS_SECONDS)
+        if not done:
+            return None
+        task, self._task = self._task, None
+        return task.result()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

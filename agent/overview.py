@@ -16,6 +16,8 @@ def show(status: Status) -> None:
     out.print(out.printable(f"{status.agent} at {status.location}, uptime-agent {status.version}"), soft_wrap=True)
     for why in status.why:
         out.print(Text(f"  {out.printable(why)}", "yellow"), soft_wrap=True)
+    for notice in status.notices:
+        out.print(Text(f"  notice: {out.printable(notice)}", "yellow"), soft_wrap=True)
     out.print()
     for label, text in _facts(status):
         out.print(Text(f"  {label:<{LABEL}}", "dim"), Text(out.printable(text)), sep="", soft_wrap=True)
@@ -44,11 +46,31 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("measures", measured),
         ("Kafka", KAFKA[broker.state] + _since(broker.lost_s)),
         ("waits", waits),
+        ("device", _device(status)),
         ("config", f"{status.config.file} ({status.config.digest}), applied {status.config.applied_at}"),
     ]
     if status.config.waiting:
         facts.append(("restart", f"is waited for by {', '.join(status.config.waiting)}"))
     return facts
+
+
+def _device(status: Status) -> str:
+    """What is known of it; all but the first of the last heartbeat."""
+    vitals, disk = status.vitals, status.disk
+    told = ["up" if status.boottime_s is None else f"up for {status.boottime_s / 3600:,.1f} h"]
+    if vitals.load is not None:
+        told.append(f"load {vitals.load[0]:g}")
+    if vitals.temperature_c is not None:
+        told.append(f"{vitals.temperature_c:.0f} °C")
+    for what, free, total in (
+        ("memory", vitals.memory_available_bytes, vitals.memory_total_bytes),
+        ("disk", disk.disk_free_bytes, disk.disk_total_bytes),
+    ):
+        if free is not None and total is not None:
+            told.append(f"{what} {free >> 20:,} of {total >> 20:,} MiB free")
+    if vitals.wifi_signal_dbm is not None:
+        told.append(f"Wi-Fi {vitals.wifi_signal_dbm} dBm")
+    return ", ".join(told)
 
 
 def _since(seconds: float | None) -> str:

@@ -219,6 +219,11 @@ class Heartbeat(Event, kw_only=True, tag="heartbeat"):
 
     What waits for Kafka: `spool_records` in memory, `spool_bytes` on disk, `spool_oldest_s` the age of the oldest (of
     what an earlier run left, since this one began). `lateness_max_ms`: the latest start of a measurement.
+
+    Of the device, None for what it does not have: `rss_bytes` is the agent's own memory in RAM; `load` over 1, 5 and 15
+    minutes; `temperature_c` of the hottest sensor; `undervoltage`: a Raspberry Pi's supply was too weak within the last
+    seconds; `throttled`: the kernel slows the processor down for its heat; `wifi_quality` as the driver counts;
+    `disk_…`: the file system of the spool, what of it is free for the agent. For how long it runs: `clock.boottime_s`.
     """
 
     targets: int
@@ -230,9 +235,17 @@ class Heartbeat(Event, kw_only=True, tag="heartbeat"):
     spool_oldest_s: float | None
     rss_bytes: int | None
     memory_available_bytes: int | None
+    memory_total_bytes: int | None
+    swap_used_bytes: int | None
     load: tuple[float, float, float] | None
     temperature_c: float | None
+    undervoltage: bool | None
     throttled: bool | None
+    wifi_signal_dbm: int | None
+    wifi_quality: int | None
+    disk_free_bytes: int | None
+    disk_total_bytes: int | None
+    disk_read_only: bool | None
 
 
 AnyEvent = (

@@ -13,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from agent.device.vitals import Disk, Vitals, notices
+
 SOCKET = "status.sock"
 WAIT = 5.0  # seconds that either side waits for the other
 FRESH = 3600.0  # seconds for which a loss makes the agent degraded
@@ -98,9 +100,10 @@ class ConfigNow(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """The whole of it; `why`: what is wrong when degraded.
+    """The whole of it; `why`: what is wrong when degraded; `notices`: what is to be known of the device besides.
 
-    `verdicts` counts targets by their last one. Rates and lateness are those of the last heartbeat, None before it.
+    `verdicts` counts targets by their last one. Rates, lateness and the device's vital signs are those of the last
+    heartbeat, None before it. `boottime_s`: since the device was started.
     """
 
     agent: str
@@ -119,12 +122,16 @@ class Status(msgspec.Struct):
     config: ConfigNow
     target_count: int
     verdicts: dict[str, int]
+    boottime_s: float | None = None
+    vitals: Vitals = Vitals()
+    disk: Disk = Disk()
     targets: list[TargetNow] = []
     health: Literal["healthy", "degraded"] = "healthy"
     why: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def judge(self) -> "Status":
-        """Sets `health` and `why`; returns itself."""
+        """Sets `health`, `why` and `notices`; returns itself."""
         why = []
         if self.uplink.lost_s is not None:
             why.append(f"no way out for {_seconds(self.uplink.lost_s)}: {self.uplink.why}")
@@ -151,6 +158,7 @@ class Status(msgspec.Struct):
         if self.missed:
             why.append(f"{self.missed} measurements were missed since the heartbeat before")
         self.health, self.why = ("degraded", tuple(why)) if why else ("healthy", ())
+        self.notices = tuple(notices(self.vitals, self.disk))
         return self
 
     def line(self) -> str:
@@ -165,7 +173,8 @@ class Status(msgspec.Struct):
         parts.append(f"config {self.config.digest}")
         if self.config.waiting:
             parts.append(f"waiting for a restart: {', '.join(self.config.waiting)}")
-        return "; ".join([self.health + (": " + ", ".join(self.why) if self.why else ""), ", ".join(parts)])
+        health = self.health + (": " + ", ".join(self.why) if self.why else "")
+        return "; ".join([health, ", ".join(parts), *self.notices])
 
 
 def _seconds(seconds: float) -> str:

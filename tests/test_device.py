@@ -1,15 +1,14 @@
-"""The device's clocks, its run counter, its vital signs."""
+"""The device's clocks, its run counter."""
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 
 import pytest
 
-from agent.device import clock, identity, vitals
+from agent.device import clock, identity
 from agent.device.clock import Clock, boottime, stamp
 from agent.device.identity import LastSeq, begin_run, keep_run
 
@@ -116,18 +115,6 @@ def test_a_run_without_a_number_does_not_turn_the_counter_back(tmp_path):
     assert begin_run(tmp_path)[0].run == 4
 
 
-def test_vitals_without_file_descriptors():
-    """What cannot be read is None, and nothing is raised."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        read = vitals.read_vitals()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert read.rss_bytes is None
-    assert read.memory_available_bytes is None
-
-
 def test_an_unwritable_state_directory_is_a_warning(tmp_path, caplog):
     """Run 0 says that the counter could not be kept; measuring goes on."""
     (tmp_path / "file").touch()
@@ -135,15 +122,6 @@ def test_an_unwritable_state_directory_is_a_warning(tmp_path, caplog):
     assert (run.run, before) == (0, None)
     assert len(run.run_id) == 16
     assert "cannot be kept" in caplog.text
-
-
-def test_vitals_are_this_devices():
-    """Memory and load are what the kernel says; what the device does not have is None."""
-    read = vitals.read_vitals()
-    assert 5 << 20 < read.rss_bytes < 1 << 30
-    assert read.memory_available_bytes > 1 << 20
-    assert read.load == pytest.approx(os.getloadavg(), abs=1.0)
-    assert read.temperature_c is None or -50 < read.temperature_c < 150
 
 
 def test_the_state_of_the_clock_is_asked_again(monkeypatch, tmp_path):

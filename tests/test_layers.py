@@ -51,7 +51,7 @@ ARROWS = {
     "agent.watch": {"agent.show"},
     "agent.waiting": {"agent.show", "agent.spool"},
     "agent.show": set(),
-    "agent.status": set(),
+    "agent.status": {"agent.device.vitals"},
     "agent.overview": {"agent.show", "agent.status"},
     "agent.log": {"agent.config.masking"},
     "agent.results": {
@@ -119,7 +119,6 @@ ALONE = {
     "httptools": {"agent.probers.http1"},
     "ssl": {"agent.probers.tls", "agent.probers.exchange", "agent.config.pem"},
     "re2": {"agent.config.regexp"},
-    "psutil": {"agent.device.vitals"},
     "rich": {"agent.overview", "agent.show", "agent.watch"},
     "yaml": {"agent.config"},
 }

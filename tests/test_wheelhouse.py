@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HERE = "{}.{}".format(*sys.version_info)
 PARTS = ("agent", "systemd", "scripts", "pyproject.toml", "LICENSE", "README.md")
-NEEDED = {"confluent_kafka", "httptools", "msgspec", "psutil", "pyyaml", "rich", "uvloop", "zstandard"}
+NEEDED = {"confluent_kafka", "httptools", "msgspec", "pyyaml", "rich", "uvloop", "zstandard"}
 # What fetches wheels takes minutes on a slow line.
 pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(not shutil.which("flock"), reason="needs bash and flock")]
 

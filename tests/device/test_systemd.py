@@ -60,10 +60,11 @@ def test_exposure(device):
 
 
 def test_the_sandbox_forbids_nothing_that_it_does(device):
-    """With death for a forbidden system call it still measures, takes in edits, outlives Kafka, and stops in order; and
-    it may ask the kernel whether the clock is right.
+    """With death for a forbidden system call it still measures, takes in edits, outlives Kafka, and stops in order; it
+    may ask the kernel whether the clock is right, and read the device's vital signs.
     """
-    ask = "import ctypes; assert ctypes.CDLL(None).adjtimex(bytes(400)) >= 0"
+    ask = "import ctypes, os; assert ctypes.CDLL(None).adjtimex(bytes(400)) >= 0"
+    ask += '; assert os.listdir("/sys/devices") and os.listdir("/sys/class/net"); open("/proc/net/dev").read()'
     device.drop_in(f"[Service]\nSystemCallErrorNumber=kill\nExecStartPre={OPT}/current/bin/python3 -c '{ask}'\n")
     device.begin()
     device.edit(device.read().replace("interval: 1s", "interval: 2s"))
@@ -75,6 +76,11 @@ def test_the_sandbox_forbids_nothing_that_it_does(device):
     device.live_again(boottime())
     device.machine.run("systemctl", "reload", UNIT)
     device.shows("^healthy; ")
+    told = json.loads(device.machine.run(CLI, "status", "--json"))
+    here = {name for name in ("rss_bytes", "memory_available_bytes", "load") if told["vitals"][name] is not None}
+    assert len(here) == 3
+    assert told["disk"]["disk_free_bytes"] > 0
+    assert not told["disk"]["disk_read_only"]
     account = settled_account(device)
     assert account.dropped == 0
     assert len(account.runs) == 1
