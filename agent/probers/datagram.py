@@ -8,7 +8,7 @@ import time
 from typing import Protocol
 
 from agent.probers.icmp_packet import Unreachable, unreachable
-from agent.probers.poll import FAILED, running
+from agent.probers.poll import FAILED, Watched, running
 from agent.probers.result import Attribution
 
 _EVENTS = select.EPOLLIN | select.EPOLLET
@@ -36,15 +36,15 @@ class End(Protocol):
         """The deadline came."""
 
 
-class Datagrams:
+class Datagrams(Watched[End]):
     """Takes a socket that is not connected yet. Whoever made it closes it, whatever happens."""
 
-    __slots__ = ("_deadline", "_end", "_here", "_peer", "_poll", "_socket")
+    __slots__ = ("_here", "_peer", "_socket")
 
     def __init__(self, end: End, made: socket.socket) -> None:
-        self._end: End | None = end
-        self._socket: socket.socket | None = made
+        self._end = end
         self._poll = running()
+        self._socket: socket.socket | None = made
         self._peer = self._here = ""
         self._deadline = math.inf
 
@@ -87,11 +87,6 @@ class Datagrams:
                 return True
         return False
 
-    def expire_at(self, deadline: float) -> None:
-        """Sets the deadline anew: seconds of `time.monotonic`."""
-        self._deadline = deadline
-        self._poll.expire_at(deadline, self)
-
     def close(self) -> None:
         """Nothing is told any more."""
         if self._socket is not None:
@@ -101,7 +96,7 @@ class Datagrams:
         self._deadline = math.inf
 
     def look(self, events: int, now: float) -> None:
-        """What epoll told, at that moment."""
+        """See `Watched`."""
         if events & FAILED:
             self._hear(now)
         for _ in range(_MOST_AT_ONCE):
@@ -118,20 +113,6 @@ class Datagrams:
                 self._end.received(data, _moment(ancillary, now))
         if self._socket is not None:
             self._poll.tell_again(self._socket.fileno(), _EVENTS)
-
-    def look_at_deadline(self) -> None:
-        """The deadline came."""
-        if self._end is not None:
-            self._end.expired()
-
-    def crash(self, error: Exception) -> None:
-        """What was told raised."""
-        if self._end is not None:
-            self._end.failed(error)
-
-    def is_open_until(self, deadline: float) -> bool:
-        """Whether this deadline still matters: it was neither closed since, nor set anew."""
-        return self._end is not None and deadline == self._deadline
 
     def _hear(self, now: float) -> None:
         """Reads what ICMP said."""

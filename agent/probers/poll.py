@@ -15,7 +15,7 @@ import heapq
 import math
 import select
 import time
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from agent.timer import Timer
@@ -26,20 +26,53 @@ _MOST_EVENTS = 256  # taken from one poll
 _FEW = 64  # deadlines that are not worth sorting out
 
 
-class Watched(Protocol):
-    """Whose descriptor and deadline are watched. Moments are seconds of `time.monotonic`."""
+class End(Protocol):
+    """Who is told what comes of a socket. What it raises comes back to it as `failed`."""
+
+    def failed(self, error: Exception) -> None:
+        """There is a bug, or what else the kind of socket says."""
+
+    def expired(self) -> None:
+        """The deadline came."""
+
+
+E = TypeVar("E", bound=End)
+
+
+class Watched(Generic[E]):
+    """A socket whose events and deadline are watched, until it is closed. Moments are seconds of `time.monotonic`.
+
+    Each kind sets all fields by itself: to call this one for it would be dearer. `_end` is None once it is closed.
+    """
+
+    __slots__ = ("_deadline", "_end", "_poll")
+
+    _deadline: float
+    _end: E | None
+    _poll: "Poll"
 
     def look(self, events: int, now: float) -> None:
         """What epoll told, at that moment."""
+        raise NotImplementedError
+
+    def expire_at(self, deadline: float) -> None:
+        """Sets the deadline anew."""
+        self._deadline = deadline
+        self._poll.expire_at(deadline, self)
 
     def look_at_deadline(self) -> None:
         """The deadline came."""
+        if self._end is not None:
+            self._end.expired()
 
     def crash(self, error: Exception) -> None:
         """What was told raised."""
+        if self._end is not None:
+            self._end.failed(error)
 
     def is_open_until(self, deadline: float) -> bool:
-        """Whether this deadline still matters: it was neither hung up since, nor set anew."""
+        """Whether this deadline still matters: it was neither closed since, nor set anew."""
+        return self._end is not None and deadline == self._deadline
 
 
 class Poll:
@@ -47,13 +80,13 @@ class Poll:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._watched: dict[int, Watched] = {}
-        self._deadlines: list[tuple[float, int, Watched]] = []  # deadline, a number that settles ties, whose
+        self._watched: dict[int, Watched[Any]] = {}
+        self._deadlines: list[tuple[float, int, Watched[Any]]] = []  # deadline, a number that settles ties, whose
         self._numbers = 0
         self._timer = Timer(time.CLOCK_MONOTONIC, self._expire)
         asyncio.get_running_loop().add_reader(self._epoll.fileno(), self._look)
 
-    def add(self, watched: Watched, fd: int, events: int) -> None:
+    def add(self, watched: Watched[Any], fd: int, events: int) -> None:
         """Watches a descriptor for these events, edge-triggered. Raises OSError."""
         self._epoll.register(fd, events)
         self._watched[fd] = watched
@@ -67,7 +100,7 @@ class Poll:
         if fd in self._watched:
             self._epoll.modify(fd, events)
 
-    def expire_at(self, deadline: float, watched: Watched) -> None:
+    def expire_at(self, deadline: float, watched: Watched[Any]) -> None:
         """Tells it at the deadline, unless that does not matter any more by then."""
         self._numbers += 1
         heapq.heappush(self._deadlines, (deadline, self._numbers, watched))

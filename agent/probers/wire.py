@@ -13,7 +13,7 @@ import struct
 import time
 from typing import Protocol
 
-from agent.probers.poll import FAILED, Poll, running
+from agent.probers.poll import FAILED, Watched, running
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | FAILED
@@ -46,14 +46,13 @@ class End(Protocol):
         """The deadline came."""
 
 
-class Wire:
+class Wire(Watched[End]):
     """One connection. Whoever made it closes it, whatever happens."""
 
-    __slots__ = ("_connected", "_deadline", "_end", "_fd", "_poll", "_socket", "_unsent")
+    __slots__ = ("_connected", "_fd", "_socket", "_unsent")
 
     def __init__(self, end: End) -> None:
-        self._end: End | None = end
-        self._poll: Poll
+        self._end = end
         self._socket: socket.SocketType | None = None
         self._fd = -1
         self._connected = False
@@ -71,11 +70,6 @@ class Wire:
         self._fd = made.fileno()
         self._poll.add(self, self._fd, _EVENTS)
         self.expire_at(deadline)
-
-    def expire_at(self, deadline: float) -> None:
-        """Sets the deadline anew: seconds of `time.monotonic`."""
-        self._deadline = deadline
-        self._poll.expire_at(deadline, self)
 
     def write(self, data: bytes) -> bool:
         """Whether the kernel took all of it; else `emptied` will tell."""
@@ -112,7 +106,7 @@ class Wire:
         self._deadline = math.inf
 
     def look(self, events: int, now: float) -> None:
-        """What epoll told, at that moment."""
+        """See `Watched`."""
         if self._socket is None or self._end is None:
             return
         if not self._connected:
@@ -130,20 +124,6 @@ class Wire:
             data, self._unsent = self._unsent, b""
             if self.write(data):
                 self._end.emptied(time.monotonic())
-
-    def look_at_deadline(self) -> None:
-        """The deadline came."""
-        if self._end is not None:
-            self._end.expired()
-
-    def crash(self, error: Exception) -> None:
-        """What was told raised."""
-        if self._end is not None:
-            self._end.failed(error)
-
-    def is_open_until(self, deadline: float) -> bool:
-        """Whether this deadline still matters: it was neither hung up since, nor set anew."""
-        return self._end is not None and deadline == self._deadline
 
     def _read(self, events: int, now: float) -> None:
         for _ in range(_PIECES):
