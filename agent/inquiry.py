@@ -22,6 +22,7 @@ from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.uplink import Way, Ways
 from agent.probers import asking
+from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
 from agent.probers.result import Error, Peer, Result
 from agent.schedule import Measurement
@@ -163,7 +164,8 @@ class Inquiry:
             return
         case = _Case(measurement, at, clock)
         if case.peer is not None:
-            case.found.before = self._evidence.other(target.id, case.peer, measurement.started, at)
+            began = measurement.started + result.earlier_ms / 1000
+            case.found.before = self._evidence.other(target.id, case.peer, began, at)
         self._held[case] = None
         self._queues.setdefault(target.id, deque()).append(case)
         if self._resolver is not None:
@@ -466,7 +468,7 @@ class Inquiry:
 
 
 async def _measure_again(measurement: Measurement) -> Look:
-    result = await measurement.prober.probe(time.monotonic() + ASK_SECONDS)
+    result = await single(measurement.prober).probe(time.monotonic() + ASK_SECONDS)
     return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
 
 

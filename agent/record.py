@@ -94,7 +94,7 @@ class ResultRecord(msgspec.Struct, kw_only=True):
     tls: Tls | UnsetType = UNSET
     icmp: Icmp | UnsetType = UNSET
     dns: Dns | UnsetType = UNSET
-    attempt: int = 1
+    attempt: Annotated[int, Meta(ge=1, description="the number of the try that is told of")] = 1
     attempts: tuple[Attempt, ...] | UnsetType = UNSET
     evidence: Seen | UnsetType = UNSET
     second_look: tuple[Look, ...] | UnsetType = UNSET
@@ -360,6 +360,7 @@ class Recorder:
             icmp=UNSET if result.icmp is None else result.icmp,
             dns=UNSET if result.dns is None else result.dns,
             stall_ms=_ms(stall) if stall else UNSET,
+            attempt=result.attempt,
             attempts=result.attempts or UNSET,
             evidence=UNSET if seen is None else seen,
             second_look=UNSET if own is None else own,

@@ -131,8 +131,9 @@ class DnsView(msgspec.Struct, frozen=True):
 class AttemptView(msgspec.Struct, frozen=True):
     """An earlier try of the same measurement."""
 
-    address: Word
     error: ErrorView
+    address: Word | None = None
+    attempt: int = 1
 
 
 class ResultView(msgspec.Struct, frozen=True):
@@ -152,6 +153,7 @@ class ResultView(msgspec.Struct, frozen=True):
     tls: TlsView | None = None
     icmp: IcmpView | None = None
     dns: DnsView | None = None
+    attempt: int = 1
     attempts: tuple[AttemptView, ...] = ()
     missed: int | None = None
     agent: AgentView = AgentView()
@@ -276,8 +278,11 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
         for number, hop in enumerate(result.http.hops, 1):
             took = milliseconds(sum(spent or 0.0 for spent in hop.phases_ms.values()))
             yield f"redirect {number}", Text(out.printable(f"{hop.status_code} from {hop.url}, {took}"))
-    for attempt in result.attempts:
-        yield "tried", Text(out.printable(f"{attempt.address}: {attempt.error.code}: {attempt.error.message}"))
+    for tried in result.attempts:
+        told = ": ".join(filter(None, (tried.address, tried.error.code, tried.error.message)))
+        yield "tried" if result.attempt == 1 else f"attempt {tried.attempt}", Text(out.printable(told))
+    if result.attempt > 1:
+        yield f"attempt {result.attempt}", Text("the last one: the phases above and all below are its own")
     if result.peer is not None:
         address = f"[{result.peer.address}]" if ":" in result.peer.address else result.peer.address
         yield "address", Text(out.printable(address if result.peer.port is None else f"{address}:{result.peer.port}"))

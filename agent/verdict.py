@@ -74,6 +74,9 @@ class Evidence:
         connect, wait = result.phases_ms.connect, result.phases_ms.wait
         if self.heard(target.id, peer, wait if connect is None else connect, at) and connect is not None:
             self._witnesses[target.id] = target, result, at
+        silent = any(each.address == peer.address and not each.heard for each in result.attempts)
+        if silent and _reach(peer.address) != "here":
+            self.lost(target.id, at)
 
     def heard(self, key: str, peer: Peer, took_ms: float | None, at: float) -> bool:
         """An address answered, after so long (to connect, if it was by TCP); `key`: the target's id, or whose it is.

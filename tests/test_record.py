@@ -184,6 +184,21 @@ def test_a_failure_has_null_for_what_was_not_reached():
     assert not {"http", "tls", "attempts", "missed"} & value.keys()
 
 
+def test_each_try_is_in_the_record():
+    """The number of the try that the record tells of, and of each before it; one that found no address has none."""
+    refused = Error("connect", "connect_refused", "target", "x")
+    unnamed = Error("resolve", "dns_servfail", "resolver", "x")
+    tries = (Attempt(None, Phases(resolve=1.0), unnamed), Attempt("203.0.113.7", Phases(connect=2.0), refused, 2))
+    result = Result(2084.2, Phases(connect=20.4), attempts=tries, attempt=3, earlier_ms=2000.0)
+    value = recorded(a_recorder().measured(a_measurement(result), "up", None, CLOCK))
+    assert value["attempt"] == 3
+    assert [(each["attempt"], each["address"], each["error"]["code"]) for each in value["attempts"]] == [
+        (1, None, "dns_servfail"),
+        (2, "203.0.113.7", "connect_refused"),
+    ]
+    assert "earlier_ms" not in value
+
+
 def test_hops_and_attempts_are_in_the_record():
     """Redirects and earlier tries are told."""
     result = Result(

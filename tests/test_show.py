@@ -86,6 +86,17 @@ def test_all_of_a_good_result(capsys):
         assert said in out, said
 
 
+def test_tries(capsys):
+    """What came of each try stands under its number, in order, and which one the rest is about."""
+    refused = Error("connect", "connect_refused", "target", "the connection was refused")
+    unnamed = Error("resolve", "dns_servfail", "resolver", "resolver 192.0.2.53 answered SERVFAIL")
+    tries = (Attempt(None, Phases(resolve=1.0), unnamed), Attempt("203.0.113.7", Phases(connect=1.0), refused, 2))
+    out = shown(capsys, a_record(attempts=tries, attempt=3))
+    first = out.index("attempt 1   dns_servfail: resolver 192.0.2.53 answered SERVFAIL\n")
+    second = out.index("attempt 2   203.0.113.7: connect_refused: the connection was refused\n")
+    assert first < second < out.index("attempt 3   the last one: the phases above and all below are its own\n")
+
+
 def test_echoes(capsys):
     """How many were answered, how long they took and how much that differs, and an address without a port."""
     peer = Peer("203.0.113.7", None, "ipv4")

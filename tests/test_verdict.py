@@ -1,9 +1,10 @@
 """Verdicts: nobody is blamed without proof, and nobody is excused who answered wrongly."""
 
+import msgspec
 import pytest
 
 from agent.config.model import Target
-from agent.probers.result import Dns, Error, Icmp, Peer, Phases, Result
+from agent.probers.result import Attempt, Dns, Error, Icmp, Peer, Phases, Result
 from agent.verdict import LOSS_SECONDS, PROOF_SECONDS, Evidence, Found, Look, judge, rule, vouches
 
 HERE = Target("here", "http://a.example/", "http://a.example/", 30.0, 10.0)
@@ -178,6 +179,24 @@ def test_signs_of_loss():
     later = heard((OTHER, answer(), -100.0), (OTHER, answer(connect=1020.0), -LOSS_SECONDS - 1))
     later.note(target("c"), answer(), AT + 0.1)
     assert status(silence(), later, own=(SILENT,)) == "down"
+
+
+@pytest.mark.parametrize(
+    ("tried", "verdict"),
+    [
+        (Attempt("9.9.9.9", Phases(connect=900.0), Error("connect", "connect_timeout", "path", "x")), "unknown"),
+        (Attempt("9.9.9.9", Phases(send=1.0, wait=900.0), Error("wait", "icmp_timeout", "path", "x")), "unknown"),
+        (Attempt("9.9.9.9", Phases(connect=1.0), Error("connect", "connect_refused", "target", "x")), "down"),
+        (Attempt("9.9.9.9", Phases(connect=9.0), Error("wait", "http_timeout_headers", "path", "x")), "down"),
+        (Attempt("2620:fe::9", Phases(connect=900.0), Error("connect", "connect_timeout", "path", "x")), "down"),
+        (Attempt(None, Phases(resolve=900.0), Error("resolve", "dns_timeout", "resolver", "x")), "down"),
+    ],
+    ids=["silent", "an echo", "refused", "heard", "the other family", "no address"],
+)
+def test_one_that_answers_the_second_try(tried, verdict):
+    """An address that was silent and then answered is a sign of loss; one that had answered, if wrongly, is none."""
+    evidence = heard((OTHER, msgspec.structs.replace(answer(), attempts=(tried,), attempt=2), 0.1))
+    assert status(silence(), evidence, own=(SILENT,)) == verdict
 
 
 def test_one_that_loses_packets_of_its_own():

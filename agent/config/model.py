@@ -210,6 +210,9 @@ class Target(msgspec.Struct, frozen=True):
     ]
     enabled: bool = True
     labels: Labels = {}
+    attempts: Annotated[
+        int, Meta(ge=1, le=10, description="Tries of one measurement at most, within its timeout, until one is up.")
+    ] = 1
     ip: Annotated[Literal["auto", "4", "6"], Meta(description="The version of IP to use.")] = "auto"
     connect_to: (
         Annotated[str, Meta(description="This address instead of resolving.", extra={"form": "address"})] | None

@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from agent.config.model import Target
+from agent.probers.attempts import Attempts
 from agent.probers.dns_prober import DnsProber
 from agent.probers.http import HttpProber
 from agent.probers.icmp import IcmpProber
@@ -20,7 +21,8 @@ PROBERS: dict[str, type[HttpProber | IcmpProber | DnsProber]] = {
 
 def prober_of(target: Target, resolver: Resolver) -> Prober:
     """The prober that measures `target`."""
-    return PROBERS[urlsplit(target.url).scheme](target, resolver)
+    prober = PROBERS[urlsplit(target.url).scheme](target, resolver)
+    return prober if target.attempts == 1 else Attempts(prober, target.attempts)
 
 
 def type_of(target: Target) -> str:

@@ -153,15 +153,26 @@ class Dns(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """An earlier try of the same measurement: the address, how far it came, and why it failed."""
+    """An earlier try of the same measurement: the address, how far it came, and why it failed.
 
-    address: str
+    `address`: None when no name was resolved. `attempt`: its number; a host's two families of addresses, tried in turn,
+    are one attempt.
+    """
+
+    address: str | None
     phases_ms: Phases
     error: Error
+    attempt: Annotated[int, Meta(ge=1)] = 1
+
+    @property
+    def heard(self) -> bool:
+        """Did anything come back from the address, be it a refusal?"""
+        return _heard(self.phases_ms, self.error)
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One measurement. `duration_ms` is all of it, redirects and earlier attempts included.
+    """One measurement. `duration_ms` is all of it, redirects and earlier attempts included; `earlier_ms`: of it, what
+    went by before the last attempt began, which is number `attempt`.
 
     `resolver`: address of the DNS server that answered a question of this measurement, if one did. `resent`: at its
     time-out something on the connection had been sent again or was not acknowledged, so the network may have lost it.
@@ -176,6 +187,8 @@ class Result(msgspec.Struct, frozen=True):
     icmp: Icmp | None = None
     dns: Dns | None = None
     attempts: tuple[Attempt, ...] = ()
+    attempt: int = 1
+    earlier_ms: float = 0.0
     resolver: str | None = None
     resent: bool = False
 
@@ -185,7 +198,11 @@ class Result(msgspec.Struct, frozen=True):
         error = self.error
         if error is None or self.dns is not None or (self.icmp is not None and self.icmp.received):
             return True
-        if error.phase in ("resolve", "connect"):
-            return error.code in ("connect_refused", "connect_reset")
-        # Without a connection before it, silence is all there was.
-        return self.phases_ms.connect is not None or error.attribution == "target"
+        return _heard(self.phases_ms, error)
+
+
+def _heard(phases: Phases, error: Error) -> bool:
+    if error.phase in ("resolve", "connect"):
+        return error.code in ("connect_refused", "connect_reset")
+    # Without a connection before it, silence is all there was.
+    return phases.connect is not None or error.attribution == "target"

@@ -36,6 +36,7 @@ OPTIONS = {
         st.integers(10, 604_800), st.floats(10, 1e6).map(lambda x: min(round(x, 6), 604_800.0)), st.just("1h")
     ),
     "timeout": st.one_of(st.integers(1, 10), st.sampled_from(["500ms", "1.5ms", "0.000001h", "9.999999s"])),
+    "attempts": st.integers(1, 10),
     "ip": st.sampled_from(["auto", 4, "6"]),
     "resolver": st.one_of(st.ip_addresses().map(str), st.just("[::1]:5353")),
     "tls": st.fixed_dictionaries(
@@ -48,7 +49,9 @@ OPTIONS = {
     "body_limit": SIZES,
     "expect": st.fixed_dictionaries({}, optional={"status": STATUSES}),
 }
-ANY_SCHEME = {name: OPTIONS[name] for name in ("enabled", "labels", "interval", "timeout", "ip", "resolver")}
+ANY_SCHEME = {
+    name: OPTIONS[name] for name in ("enabled", "labels", "interval", "timeout", "attempts", "ip", "resolver")
+}
 SERVERS = st.one_of(HOSTS, st.ip_addresses(v=6).map(lambda address: f"[{address}]"))
 PATTERNS = st.one_of(st.just("^a{1,2}, b$"), st.lists(st.sampled_from(["x", r"\s+192\.", "[A-Z]"]), max_size=2))
 ECHOES = st.fixed_dictionaries(

@@ -34,6 +34,7 @@ targets:
     labels: {team: web}
     interval: 10s
     timeout: 3s
+    attempts: 3
     ip: 4
     connect_to: 203.0.113.7
     resolver: 192.0.2.53
@@ -67,7 +68,7 @@ def test_every_key(load_text):
     (target,) = config.targets
     assert (target.id, target.url, target.shown_url) == ("everything", *["https://api.shop.example/health"] * 2)
     assert (target.enabled, target.labels, target.interval, target.timeout) == (False, {"team": "web"}, 10.0, 3.0)
-    assert (target.ip, target.connect_to, target.resolver) == ("4", "203.0.113.7", "192.0.2.53:53")
+    assert (target.attempts, target.ip, target.connect_to, target.resolver) == (3, "4", "203.0.113.7", "192.0.2.53:53")
     assert (target.tls.verify, target.tls.server_name, target.tls.min_version) == (False, "other.example", "1.3")
     assert (target.method, target.headers, target.body) == ("POST", {"Accept": "application/json"}, "ping")
     assert (target.basic_auth.username, target.basic_auth.password) == ("me", "hidden")
@@ -83,7 +84,8 @@ def test_defaults(load_text):
     assert (config.status.listen, config.clock.synchronized, config.workers) == ("127.0.0.1:9469", "auto", 1)
     (target,) = config.targets
     assert (target.id, target.enabled, target.interval, target.timeout) == ("https://a.example/", True, 30.0, 10.0)
-    assert (target.ip, target.connect_to, target.resolver, target.method) == ("auto", None, None, "GET")
+    assert (target.attempts, target.ip, target.connect_to) == (1, "auto", None)
+    assert (target.resolver, target.method) == (None, "GET")
     assert (target.tls.verify, target.tls.min_version, target.tls.ca) == (True, "1.2", None)
     assert (target.redirects, target.body_limit, target.expect.status) == (10, 10 << 20, ((200, 399),))
 
