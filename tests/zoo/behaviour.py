@@ -10,7 +10,8 @@ from agent.verdict import Status
 from tests.probers import http_server
 from tests.probers.certificates import trusted
 
-INTERVAL = 2.0  # seconds between two measurements of a behaviour
+INTERVAL = 3.0  # seconds between two measurements of a behaviour
+PATIENCE = 2.5  # seconds for what answers: the machine may be busy
 SILENCE = 1.0  # seconds after which one that is silent has been so for long enough
 
 Serve = Callable[[str], AbstractAsyncContextManager[dict[str, Any]]]
@@ -58,8 +59,8 @@ class Behaviour(NamedTuple):
 
     @property
     def timeout(self) -> float:
-        """Seconds. What answers has all the time there is: this machine may be busy."""
-        return SILENCE if self.times_out else INTERVAL
+        """Seconds."""
+        return SILENCE if self.times_out else PATIENCE
 
     @property
     def reached(self) -> tuple[Phase, ...]:

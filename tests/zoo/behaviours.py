@@ -1,5 +1,5 @@
 """All behaviours."""
 
-from tests.zoo import connections
+from tests.zoo import bodies, connections, messages, redirects
 
-BEHAVIOURS = [*connections.BEHAVIOURS]
+BEHAVIOURS = [*connections.BEHAVIOURS, *messages.BEHAVIOURS, *bodies.BEHAVIOURS, *redirects.BEHAVIOURS]

@@ -12,7 +12,6 @@ from tests.zoo.behaviour import PLAIN, Behaviour, Fails, http
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 TO_THE_END = b"HTTP/1.1 200 OK\r\n\r\n"
-LARGE = "x" * (4 << 20)  # more than the kernel takes for a server that does not read
 
 
 def slowly(data: bytes) -> Any:
@@ -20,13 +19,13 @@ def slowly(data: bytes) -> Any:
     return [(data[at : at + 1], 0.05) for at in range(len(data))]
 
 
-def _bound(host: str) -> socket.socket:
+def bound(host: str) -> socket.socket:
     taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     taken.bind((host, 0))
     return taken
 
 
-def _url(taken: socket.socket) -> str:
+def url_of(taken: socket.socket) -> str:
     host, port = taken.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
@@ -34,21 +33,21 @@ def _url(taken: socket.socket) -> str:
 @contextlib.asynccontextmanager
 async def closed_port(host: str) -> AsyncIterator[dict[str, Any]]:
     """A port that is taken, so that nobody else can have it, and on which nobody listens."""
-    with _bound(host) as taken:
-        yield {"url": _url(taken)}
+    with bound(host) as taken:
+        yield {"url": url_of(taken)}
 
 
 @contextlib.asynccontextmanager
 async def black_hole(host: str) -> AsyncIterator[dict[str, Any]]:
     """A listener whose queue is full: the kernel drops what comes."""
-    with _bound(host) as full, contextlib.ExitStack() as queue:
+    with bound(host) as full, contextlib.ExitStack() as queue:
         full.listen(0)
         for _ in range(3):
             filler = queue.enter_context(socket.socket(full.family))
             filler.setblocking(False)
             filler.connect_ex(full.getsockname())
             await asyncio.sleep(0.02)
-        yield {"url": _url(full)}
+        yield {"url": url_of(full)}
 
 
 BEHAVIOURS = [

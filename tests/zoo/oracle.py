@@ -13,8 +13,11 @@ LATE = 0.3  # seconds that a measurement may end after its deadline, on a busy m
 
 
 def excused(record: ResultRecord) -> bool:
-    """Whether the machine, and with it the agent, stood still meanwhile: then it says so, and blames nobody."""
-    return record.stall_ms is not msgspec.UNSET and record.stall_ms > STALL * 1000
+    """Whether this machine stood still meanwhile, so that the agent had to say so and could blame nobody."""
+    if record.stall_ms is msgspec.UNSET:
+        return False
+    told = record.error is not None and "this device stood still" in record.error.message
+    return told or record.stall_ms > STALL * 1000
 
 
 def wrong(behaviour: Behaviour, observed: Observed) -> Iterator[str]:

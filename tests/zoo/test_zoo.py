@@ -26,7 +26,7 @@ from tests.zoo.oracle import excused, wrong
 from tests.zoo.serve import HOSTS, Served
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 7.0  # of each run
+SECONDS = 9.0  # of each run
 ROUNDS = int(SECONDS / INTERVAL)
 CONTROL_INTERVAL = 1.0
 
