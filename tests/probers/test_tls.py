@@ -1,16 +1,13 @@
 """TLS: certificates of every kind, facts also of a refused one, and handshakes that go wrong at every step."""
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import shutil
 import ssl
-import warnings
 from datetime import UTC, datetime
 
 import pytest
-from trustme import Blob
 
 from agent.config.model import TlsOptions
 from agent.probers.exchange import MOST_HANDSHAKE
@@ -20,66 +17,24 @@ from tests.probers.certificates import (
     NOW,
     authority,
     certificate,
+    chain_of,
+    client_pair,
+    old_server,
     server,
+    sha1_server,
     short_lived_intermediate,
     trusted,
     wants_client,
     weak_server,
+    without_its_intermediate,
 )
 from tests.probers.dns_server import dns_server, zone
 from tests.probers.http_server import HOLD, OK, RESET, answers, failure, measure, reached, redirect, says, site
+from tests.probers.tls_server import alert, by_hand, handshake, no_tls
 
 WHOLE = ["connect", "tls", "send", "wait", "receive"]
 TRUSTED = {"ca": trusted()}
 TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
-
-
-def by_hand(context: ssl.SSLContext, answer: bytes = OK):
-    """A server that says its alert when a handshake fails, which those of asyncio keep to themselves."""
-
-    async def behaviour(site, reader, writer):
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        session = context.wrap_bio(incoming, outgoing, server_side=True)
-        request, shaken = b"", False
-        while b"\r\n\r\n" not in request:
-            incoming.write(await reader.read(1 << 14))
-            try:
-                if not shaken:
-                    session.do_handshake()
-                    shaken = True
-                request += session.read(1 << 14)
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLError:
-                writer.write(outgoing.read())
-                return
-            writer.write(outgoing.read())
-        session.write(answer)
-        writer.write(outgoing.read())
-
-    return behaviour
-
-
-def handshake(limit: int, *then):
-    """A server that takes part in the handshake until it has said `limit` bytes; what it does `then`."""
-
-    async def behaviour(site, reader, writer):
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        session = server().wrap_bio(incoming, outgoing, server_side=True)
-        incoming.write(await reader.read(1 << 14))
-        with contextlib.suppress(ssl.SSLWantReadError):
-            session.do_handshake()
-        writer.write(outgoing.read()[:limit])
-        await says(*then)(site, reader, writer)
-
-    return behaviour
-
-
-def pem(leaf) -> dict[str, str]:
-    return {
-        "client_certificate": leaf.cert_chain_pems[0].bytes().decode(),
-        "client_key": leaf.private_key_pem.bytes().decode(),
-    }
 
 
 def stamp(when) -> str:
@@ -171,11 +126,7 @@ async def test_not_verified(case):
 
 async def test_missing_intermediate():
     """A server that leaves out the intermediate CA is not trusted."""
-    leaf = authority("root").create_child_ca().issue_cert("127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with leaf.private_key_pem.tempfile() as key, leaf.cert_chain_pems[0].tempfile() as alone:
-        context.load_cert_chain(alone, key)
-    async with site(answers(OK), tls=context) as there:
+    async with site(answers(OK), tls=without_its_intermediate()) as there:
         result = await measure(there.url(), tls={"ca": trusted("root")})
     assert failure(result) == ("tls_untrusted", "tls", "target")
 
@@ -202,6 +153,16 @@ async def test_weak_key():
         result = await measure(there.url(), tls={"ca": own, "server_name": "www.example"})
         assert failure(result) == ("tls_untrusted", "tls", "target")
         assert result.tls.subject == "CN=weak"
+        assert (await measure(there.url(), tls={"verify": False})).error is None
+
+
+async def test_weak_signature():
+    """A certificate that was signed by means of SHA-1 is not trusted, whoever signed it."""
+    context, ca = sha1_server()
+    async with site(answers(OK), tls=context) as there:
+        result = await measure(there.url(), tls={"ca": ca})
+        assert failure(result) == ("tls_untrusted", "tls", "target")
+        assert (await measure(there.url(), tls={"ca": ca, "min_version": "1.0"})).error is None
         assert (await measure(there.url(), tls={"verify": False})).error is None
 
 
@@ -245,7 +206,7 @@ async def test_redirect_to_another_name():
     own.verify_mode = ssl.CERT_OPTIONAL
     async with site(look, tls=asked) as other, site(look, tls=own) as there:
         there_to = redirect(other.url())
-        client = pem(authority("clients").issue_cert("me@example"))
+        client = client_pair("clients")
         result = await measure(there.url(), tls={**TRUSTED, **client, "server_name": "www.example"})
     assert (result.error, shown) == (None, [True, False])
 
@@ -261,7 +222,7 @@ async def test_from_http_to_https():
 @pytest.mark.parametrize("version", [TLS12, TLS13])
 async def test_client_certificate(version, host):
     """A server that wants a certificate takes the right one; another or none is tls_client_cert."""
-    right, wrong = (pem(authority(name).issue_cert("me@example")) for name in ("clients", "strangers"))
+    right, wrong = client_pair("clients"), client_pair("strangers")
     async with site(by_hand(wants_client(version=version)), host, True) as there:
         assert (await measure(there.url(), tls={**TRUSTED, **right})).error is None
         for options in ({}, wrong):
@@ -281,11 +242,7 @@ async def test_minimum_version():
 @pytest.mark.parametrize(("minimum", "code"), [("1.0", None), ("1.1", "tls_protocol"), ("1.2", "tls_protocol")])
 async def test_old_protocol(minimum, code):
     """A server of TLS 1.0 alone is `tls_protocol`, and up for who asked for that version."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        context = server(minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1)
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
-    async with site(by_hand(context), tls=True) as there:
+    async with site(by_hand(old_server(ssl.TLSVersion.TLSv1)), tls=True) as there:
         result = await measure(there.url(), tls={**TRUSTED, "min_version": minimum})
     if code is None:
         assert (result.error, result.tls.version) == (None, "TLSv1")
@@ -316,10 +273,6 @@ async def test_a_handshake_that_is_cut(limit, host):
     assert failure(result) == ("connect_reset", "tls", "target")
 
 
-def alert(description: int) -> bytes:
-    return b"\x15\x03\x03\0\2\2" + bytes([description])
-
-
 NOT_TLS = {
     "plain HTTP": (says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "tls_protocol"),
     "plain text": (says(b"220 mail.example ESMTP\r\n", HOLD), "tls_protocol"),
@@ -338,11 +291,7 @@ async def test_what_is_not_tls(case, host):
     """Whatever else a server says in place of a handshake is named, and bounded."""
     behaviour, code = NOT_TLS[case]
 
-    async def once_greeted(site, reader, writer):
-        await reader.read(1 << 14)
-        await behaviour(site, reader, writer)
-
-    async with site(once_greeted, host, True) as there:
+    async with site(no_tls(behaviour), host, True) as there:
         result = await measure(there.url(), tls=TRUSTED)
     assert failure(result) == (code, "tls", "target")
     assert (reached(result), result.tls) == (["connect", "tls"], None)
@@ -351,12 +300,7 @@ async def test_what_is_not_tls(case, host):
 
 async def test_a_huge_chain():
     """A chain of certificates larger than OpenSSL takes is refused as a protocol error."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    leaf = certificate()
-    many = leaf.cert_chain_pems[0].bytes() + authority("another").cert_pem.bytes() * 300
-    with leaf.private_key_pem.tempfile() as key, Blob(many).tempfile() as chain:
-        context.load_cert_chain(chain, key)
-    async with site(answers(OK), tls=context) as there:
+    async with site(answers(OK), tls=chain_of(300)) as there:
         result = await measure(there.url(), tls=TRUSTED)
     assert failure(result) == ("tls_protocol", "tls", "target")
 
