@@ -108,6 +108,7 @@ async def say(site: Site, reader: asyncio.StreamReader, writer: asyncio.StreamWr
         if isinstance(part, bytes):
             writer.write(part)
             await writer.drain()
+            await asyncio.sleep(0)  # what is written to nobody is neither refused nor waited for until the loop has run
             site.sent += len(part)
         elif isinstance(part, float):
             await asyncio.sleep(part)
@@ -123,11 +124,22 @@ async def say(site: Site, reader: asyncio.StreamReader, writer: asyncio.StreamWr
 
 @contextlib.asynccontextmanager
 async def site(
-    behaviour: Behaviour, host: str = "127.0.0.1", tls: ssl.SSLContext | bool = False
+    behaviour: Behaviour,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | bool = False,
+    *,
+    bound: socket.socket | None = None,
 ) -> AsyncIterator[Site]:
-    """A site on a free port of `host`. `tls`: True leaves it to the behaviour to speak TLS, or not to."""
+    """A site on a free port of `host`, or on a socket that is `bound` there.
+
+    `tls`: True leaves it to the behaviour to speak TLS, or not to.
+    """
     visited = Site(behaviour, host, bool(tls))
-    listener = await asyncio.start_server(visited.visit, host, 0, ssl=None if isinstance(tls, bool) else tls)
+    context = None if isinstance(tls, bool) else tls
+    if bound is None:
+        listener = await asyncio.start_server(visited.visit, host, 0, ssl=context)
+    else:
+        listener = await asyncio.start_server(visited.visit, sock=bound, ssl=context)
     visited.port = listener.sockets[0].getsockname()[1]
     try:
         yield visited

@@ -31,6 +31,19 @@ def url_of(taken: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
+async def swallowing(taken: socket.socket) -> AsyncIterator[None]:
+    """Listens, with a queue that is full: the kernel drops what comes."""
+    taken.listen(0)
+    with contextlib.ExitStack() as queue:
+        for _ in range(3):
+            filler = queue.enter_context(socket.socket(taken.family))
+            filler.setblocking(False)
+            filler.connect_ex(taken.getsockname())
+            await asyncio.sleep(0.02)
+        yield
+
+
+@contextlib.asynccontextmanager
 async def closed_port(host: str) -> AsyncIterator[dict[str, Any]]:
     """A port that is taken, so that nobody else can have it, and on which nobody listens."""
     with bound(host) as taken:
@@ -39,15 +52,10 @@ async def closed_port(host: str) -> AsyncIterator[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def black_hole(host: str) -> AsyncIterator[dict[str, Any]]:
-    """A listener whose queue is full: the kernel drops what comes."""
-    with bound(host) as full, contextlib.ExitStack() as queue:
-        full.listen(0)
-        for _ in range(3):
-            filler = queue.enter_context(socket.socket(full.family))
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-            await asyncio.sleep(0.02)
-        yield {"url": url_of(full)}
+    """A port that is as if nobody were there."""
+    with bound(host) as taken:
+        async with swallowing(taken):
+            yield {"url": url_of(taken)}
 
 
 BEHAVIOURS = [

@@ -56,7 +56,7 @@ def _wrong_times(behaviour: Behaviour, record: ResultRecord, of_phases: float) -
 
 def _at(record: object, way: str) -> object:
     for name in way.split("."):
-        record = record[int(name)] if name.isdigit() else getattr(record, name)  # type: ignore[index]
+        record = record[int(name)] if isinstance(record, tuple) else getattr(record, name, msgspec.UNSET)
     return record
 
 

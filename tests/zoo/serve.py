@@ -16,7 +16,6 @@ import uvloop
 from tests.probers.conftest import has_ipv6
 from tests.zoo import controls
 from tests.zoo.behaviour import Behaviour, Missing
-from tests.zoo.behaviours import BEHAVIOURS
 
 HOSTS = {"ipv4": "127.0.0.1"} | ({"ipv6": "::1"} if has_ipv6() else {})
 
@@ -61,4 +60,9 @@ def _tell(what: Any) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(controls.CONTROLS if sys.argv[1] == "controls" else BEHAVIOURS))
+    if sys.argv[1] == "controls":
+        uvloop.run(serve(controls.CONTROLS))
+    else:
+        from tests.zoo.behaviours import BEHAVIOURS  # whose certificates take a second to make
+
+        uvloop.run(serve(BEHAVIOURS))
