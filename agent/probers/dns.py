@@ -12,10 +12,12 @@ UDP_SIZE = 1232  # asked for by EDNS: what fits one packet on any path (DNS flag
 MOST_ALIASES = 16  # CNAMEs followed
 MOST_POINTERS = 10  # followed within one name, as many as Go's resolver does
 MOST_RECORDS = 2_000  # read of one answer; the others are left unread
+MOST_NAMES = 128 << 10  # bytes of their names: pointers make a lot of little
 
 _HEADER = struct.Struct("!6H")
 _RECORD = struct.Struct("!HHIH")
 _IN = 1
+_TOO_LONG = f"its names are longer than {MOST_NAMES >> 10} KiB"
 _RESPONSE, _OPCODE, _AUTHORITATIVE, _TRUNCATED, _RECURSION = 0x8000, 0x7800, 0x0400, 0x0200, 0x0080
 RECURSE_PLEASE, AUTHENTIC = 0x0100, 0x0020  # flags of a question, the second one: tell whether it is (RFC 6840)
 
@@ -117,10 +119,10 @@ def read(message: bytes, name: bytes, kind: int, message_id: int, klass: int) ->
     if sum(counts) > MOST_RECORDS:
         return found._replace(broken=f"it has {sum(counts):,} records, of which at most {MOST_RECORDS:,} are read")
     sections: list[tuple[Record, ...]] = []
-    at = _HEADER.size + (len(name) + 4 if questions else 0)
+    at, names = _HEADER.size + (len(name) + 4 if questions else 0), 0
     try:
         for count in counts:
-            section, at = _records(message, at, count)
+            section, at, names = _records(message, at, count, names)
             sections.append(section)
     except DnsFormatError as error:
         return found._replace(broken=str(error))
@@ -131,17 +133,21 @@ def read(message: bytes, name: bytes, kind: int, message_id: int, klass: int) ->
     return Message(message, more << 4 | found.rcode, flags, counts[0], answer, authority, additional)
 
 
-def _records(message: bytes, at: int, count: int) -> tuple[tuple[Record, ...], int]:
+def _records(message: bytes, at: int, count: int, names: int) -> tuple[tuple[Record, ...], int, int]:
+    """So many records, where they end, and how many bytes of names there were, with those before."""
     records = []
     for _ in range(count):
         name, at = name_at(message, at)
+        names += len(name)
+        if names > MOST_NAMES:
+            raise DnsFormatError(_TOO_LONG)
         kind, klass, ttl, length = _RECORD.unpack_from(message, at)
         at += _RECORD.size
         if at + length > len(message):
             raise DnsFormatError("a record is longer than the message")
         records.append(Record(name, kind, klass, ttl, at, length))
         at += length
-    return tuple(records), at
+    return tuple(records), at, names
 
 
 def _answers(message: bytes, name: bytes, kind: int, message_id: int, klass: int) -> bool:
@@ -162,8 +168,12 @@ def _addresses(message: bytes, at: int, records: int, name: bytes, kind: int) ->
     size = 4 if kind == A else 16
     addresses: dict[bytes, list[bytes]] = {}
     aliases: dict[bytes, bytes] = {}
+    names = 0
     for _ in range(records):
         owner, at = name_at(message, at)
+        names += len(owner)
+        if names > MOST_NAMES:
+            raise DnsFormatError(_TOO_LONG)
         found, klass, _, length = _RECORD.unpack_from(message, at)
         at += _RECORD.size
         if at + length > len(message):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from agent.config.dns import CLASSES, TYPES, class_name, type_name
 from agent.probers.dns import DnsFormatError, Record, name_at
 
-LONGEST_TEXT = 512 << 10  # characters of the records of a section: names that point to names make much of little
+LONGEST_TEXT = 512 << 10  # characters of the records of a section; those that names are among are
+NAMES_COUNT = 4  # times the work, and pointers make much of little
 
 # What the data of a type consists of, by the letters of `_PARTS`, in their order.
 _LAYOUTS = """
@@ -33,7 +34,7 @@ def texts(message: bytes, records: Iterable[Record]) -> tuple[str, ...]:
     found, length = [], 0
     for record in records:
         one = text(message, record)
-        length += len(one)
+        length += len(one) * (NAMES_COUNT if "n" in _BY_NUMBER.get(record.kind, "") else 1)
         if length > LONGEST_TEXT:
             raise DnsFormatError(f"its records are longer than {LONGEST_TEXT >> 10} KiB")
         found.append(one)
@@ -141,12 +142,20 @@ def _string(left: _Left) -> tuple[str, _Left]:
     return _quoted(data), left
 
 
+def _all_counted(left: _Left) -> list[bytes]:
+    """The same again and again, to the end."""
+    found, at = [], left.at
+    while at < left.end:
+        after = at + 1 + left.message[at]
+        if after > left.end:
+            raise DnsFormatError("a record's data ends too early")
+        found.append(left.message[at + 1 : after])
+        at = after
+    return found
+
+
 def _strings(left: _Left) -> tuple[str, _Left]:
-    found = []
-    while left.at < left.end:
-        one, left = _string(left)
-        found.append(one)
-    return " ".join(found), left
+    return " ".join(map(_quoted, _all_counted(left))), _Left(left.message, left.end, left.end)
 
 
 def _tag(left: _Left) -> tuple[str, _Left]:
@@ -225,11 +234,7 @@ def _parameter(name: str, data: bytes) -> str:
         if data and len(data) % size == 0:
             return ",".join(socket.inet_ntop(family, data[at : at + size]) for at in range(0, len(data), size))
     if name == "alpn":
-        left, found = _Left(data, 0, len(data)), []
-        while left.at < left.end:
-            one, left = _counted(left)
-            found.append(one)
-        return _quoted(b",".join(found))
+        return _quoted(b",".join(_all_counted(_Left(data, 0, len(data)))))
     if name == "mandatory" and len(data) % 2 == 0:
         keys = struct.unpack(f"!{len(data) // 2}H", data)
         return ",".join(_PARAMETERS[key] if key < len(_PARAMETERS) else f"key{key}" for key in keys)

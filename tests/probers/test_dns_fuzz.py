@@ -152,11 +152,11 @@ def test_a_name_ends(data, at):
     assert Counted.looks <= MOST_STEPS
 
 
-def long_names(kind: int, data: bytes, names: int) -> bytes:
-    """As many records as fit, whose names all point to one of 126 labels, as the data's last `names` do."""
+def long_names(kind: int, data: bytes, names: int, owner: bytes | None = None) -> bytes:
+    """As many records as fit, whose names all point to one of 126 labels, as `names` in their data do."""
     labels = b"\1\x01" * 126 + b"\0"
     pointer = struct.pack("!H", 0xC000 | FIRST + 11)
-    one = pointer + struct.pack("!HHIH", kind, 1, 0, len(data) + 2 * names) + pointer * names + data
+    one = (owner or pointer) + struct.pack("!HHIH", kind, 1, 0, len(data) + 2 * names) + pointer * names + data
     before = b"\0" + struct.pack("!HHIH", 16, 1, 0, len(labels)) + labels
     count = min((65_000 - FIRST - len(before)) // len(one), dns.MOST_RECORDS - 1)
     return message(before.replace(struct.pack("!H", 16), struct.pack("!H", 10), 1), *[one] * count)
@@ -166,6 +166,7 @@ def long_names(kind: int, data: bytes, names: int) -> bytes:
 MOST_WORK = {
     "SOA": long_names(6, bytes(20), 2),
     "CNAME": long_names(5, b"", 1),
+    "MINFO of the root": long_names(14, b"", 2, owner=b"\0"),
     "NSEC": message(record(47, b"\0" + (b"\xff\x20" + b"\xff" * 32) * 1900)),
     "NSEC, in order": message(record(47, b"\0" + b"".join(bytes([each, 32]) + b"\xff" * 32 for each in range(256)))),
     "SVCB": message(record(64, b"\0\1\0" + b"".join(struct.pack("!HH", key, 0) for key in range(16_000)))),
@@ -180,7 +181,7 @@ MOST_WORK = {
 
 @pytest.mark.parametrize("case", MOST_WORK)
 def test_an_answer_is_little_work(case):
-    """The largest of all answers are read and shown, or refused, in less than a second of a slow processor."""
+    """The largest of all answers are read and shown, or refused, within what is a tenth of a second here."""
     data = MOST_WORK[case]
     assert len(data) < 1 << 16
     begun = time.thread_time()
@@ -190,9 +191,9 @@ def test_an_answer_is_little_work(case):
         texts = dns_text.texts(data, found.answer)
     with contextlib.suppress(dns.DnsFormatError):
         dns.parse(data, NAME, dns.A, 7)
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < 0.6
     assert sum(map(len, texts)) <= dns_text.LONGEST_TEXT
-    assert (found.broken == "") == (case != "too many records")
+    assert ("names are longer" in found.broken) == (case in ("SOA", "CNAME"))
 
 
 ASK = Ask(NAME, dns.A, 1, 7, b"")
