@@ -10,10 +10,11 @@ behind it, so that the records of one target are in order.
 import asyncio
 import itertools
 import logging
+import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -37,6 +38,8 @@ PATIENCE_SECONDS = 0.3
 ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
 AGAIN_SECONDS = 60.0
 MOST_HELD = 2_000  # results; with more the oldest is judged by what is known
+FEW_HELD = 50  # that are looked at whenever there is something new; with more, each is
+TRY_SECONDS = 0.25  # only so often
 MOST_LOOKS = 8  # at targets for a second time, at once
 MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once
 MOST_ASKED = 4  # other targets, of a kind; and as many references
@@ -129,7 +132,7 @@ class Inquiry:
         self._brokers: tuple[str, ...] = ()
         self._attending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._links_seen = 0.0
+        self._links_seen = self._tried = self._stood_still = 0.0
         self._lost: tuple[float, float, Peer | None, str] | None = None  # since, noticed at, on the way to whom, why
 
     def configure(self, config: Config) -> None:
@@ -152,7 +155,9 @@ class Inquiry:
         while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
             self._close(first, at)
         target, result = measurement.target, measurement.result
-        self._evidence.note(target, result, at)
+        self._evidence.note(target, result, at, measurement.stall)
+        if measurement.stall and at - measurement.started < ASK_SECONDS:
+            self._stood_still = at
         if result.error is None and target.id not in self._queues:
             self._settled(measurement, clock, "up", None)
             return
@@ -187,8 +192,10 @@ class Inquiry:
         if now - self._links_seen >= LINKS_SECONDS:
             self._links_seen = now
             self._ways.look(now)
-        for case in list(self._held):
-            self._try(case, now)
+        if len(self._held) <= FEW_HELD or now - self._tried >= TRY_SECONDS:
+            self._tried = now
+            for case in list(self._held):
+                self._try(case, now)
         if self._lost is not None and self._evidence.heard_since(self._lost[2], self._lost[1]):
             since, self._lost = self._lost[0], None
             log.info("there is a way out again, after %.0f s", now - since, extra={"over": "uplink"})
@@ -404,6 +411,7 @@ class Inquiry:
         asked = _Asked()
         now, silent = boottime(), {case.measurement.target.id for case in self._held}
         known = list(self._evidence.witnesses(silent, now))
+        random.shuffle(known)
         witnesses: dict[str, Peer] = {}
         kinds = dict(itertools.islice({_kind(case): case for case in cases}.items(), MOST_KINDS))
         cases = [case for case in cases if _kind(case) in kinds]  # the others have their turn when these are asked for
@@ -412,9 +420,8 @@ class Inquiry:
                 alike = [case for case in cases if _kind(case) == _kind(kind)]
                 self._begin(self._ask_for_names(alike, asked, _chosen(_named(known, kind.measurement.target))))
             address = None if kind.peer is None else kind.peer.address
-            able = [(target.id, result.peer) for target, result in known if result.peer is not None]
-            able = [each for each in able if address is None or vouches(each[1].address, address)]
-            witnesses.update(_chosen(able))
+            able = ((target.id, result.peer) for target, result in known if result.peer is not None)
+            witnesses.update(_chosen(each for each in able if address is None or vouches(each[1].address, address)))
         for case in cases:
             case.asked = asked
         references = [*self._references[:MOST_ASKED], *self._brokers[: 0 if len(witnesses) > 1 else 2]]
@@ -425,6 +432,7 @@ class Inquiry:
 
     async def _ask(self, asked: _Asked, key: str, address: str, port: int) -> None:
         asked.asked += 1
+        begun = boottime()
         ms, error = await asking.connect(address, port, ASK_SECONDS)
         if error is not None:
             asked.silent += 1
@@ -433,7 +441,8 @@ class Inquiry:
             return
         asked.answered += 1
         now = boottime()
-        self._evidence.heard(key, Peer(address, port, "ipv6" if ":" in address else "ipv4"), ms, now)
+        stall = math.inf if self._stood_still >= begun else 0.0
+        self._evidence.heard(key, Peer(address, port, "ipv6" if ":" in address else "ipv4"), ms, now, stall)
         self.settle(now)
 
     async def _ask_for_names(self, cases: list[_Case], asked: _Asked, targets: list[Target]) -> None:
@@ -484,14 +493,15 @@ def _host(measurement: Measurement) -> str | None:
     return None if name is None or is_address(name) or (http is not None and http.redirects) else name
 
 
-def _named(known: list[tuple[Target, Result]], of: Target) -> list[Target]:
+def _named(known: list[tuple[Target, Result]], of: Target) -> Iterator[Target]:
     """Targets whose names the same resolver found."""
-    found = [each for each, result in known if result.resolver is not None and each.resolver == of.resolver]
-    return [each for each in found if not is_address(urlsplit(each.url).hostname or "")]
+    found = (each for each, result in known if result.resolver is not None and each.resolver == of.resolver)
+    return (each for each in found if not is_address(urlsplit(each.url).hostname or ""))
 
 
-def _chosen(those: list[T]) -> list[T]:
-    return random.sample(those, min(len(those), MOST_ASKED))
+def _chosen(those: Iterable[T]) -> list[T]:
+    """The first few: with thousands to choose from no more are looked at than it takes."""
+    return list(itertools.islice(those, MOST_ASKED))
 
 
 def _kind(case: _Case) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ to be asked for twice, or the very target answering as soon as it is asked again
 """
 
 import ipaddress
+import itertools
 import math
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -60,11 +61,15 @@ class Evidence:
         self._quick = {(reach, family): _Sightings() for reach in ("near", "far") for family in ("ipv4", "ipv6")}
         self._heard: dict[Reach, float] = {}  # the last answer from there, however slow
         self._named: dict[str | None, _Sightings] = {}  # by the `resolver` option; None is the host's own
+        # Both in the order of their times, so that the last seconds of many targets are found without all the others.
         self._witnesses: dict[str, tuple[Target, Result, float]] = {}  # the last quick answer of each, and when
         self._signs: dict[str, float] = {}  # of loss: by target, the last one
 
-    def note(self, target: Target, result: Result, at: float) -> None:
-        """Takes a result in: whose address answered, how quickly, and which resolver named it."""
+    def note(self, target: Target, result: Result, at: float, stall: float = 0.0) -> None:
+        """Takes a result in: whose address answered, how quickly, and which resolver named it.
+
+        `stall`: the longest time, in seconds, that this device was seen to stand still meanwhile.
+        """
         peer, error = result.peer, result.error
         # What was silent in the end may have said something, but when?
         if peer is None or (error is not None and error.attribution != "target"):
@@ -72,13 +77,14 @@ class Evidence:
         if result.resolver is not None:
             self.resolved(target.id, target.resolver, at)
         connect, wait = result.phases_ms.connect, result.phases_ms.wait
-        if self.heard(target.id, peer, wait if connect is None else connect, at) and connect is not None:
+        if self.heard(target.id, peer, wait if connect is None else connect, at, stall) and connect is not None:
+            self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
         silent = any(each.address == peer.address and not each.heard for each in result.attempts)
         if silent and _reach(peer.address) != "here":
             self.lost(target.id, at)
 
-    def heard(self, key: str, peer: Peer, took_ms: float | None, at: float) -> bool:
+    def heard(self, key: str, peer: Peer, took_ms: float | None, at: float, stall: float = 0.0) -> bool:
         """An address answered, after so long (to connect, if it was by TCP); `key`: the target's id, or whose it is.
 
         Whether it is an answer that proves something.
@@ -90,6 +96,8 @@ class Evidence:
         if took_ms is None or took_ms < SLOW_MS:
             self._quick[reach, peer.family].saw(key, at)
             return True
+        if took_ms - stall * 1000 < SLOW_MS:
+            return False  # it may have been this device that was slow
         if (known := self._witnesses.get(key)) is not None and at - known[2] < REMEMBERED_SECONDS:
             self.lost(key, at)
         return False
@@ -103,6 +111,7 @@ class Evidence:
 
     def lost(self, key: str, at: float) -> None:
         """A sign of loss: it answered, and not at first."""
+        self._signs.pop(key, None)
         self._signs[key] = at
 
     def last_quick(self, target_id: str) -> float:
@@ -131,10 +140,12 @@ class Evidence:
 
     def lossy(self, target_id: str, now: float) -> bool:
         """Whether others had to be asked twice lately: what is silent may have been lost on the way."""
-        signs = sum(key != target_id and at >= now - LOSS_SECONDS for key, at in self._signs.items())
+        since = now - LOSS_SECONDS
+        recent = itertools.takewhile(lambda sign: sign[1] >= since, reversed(self._signs.items()))
+        signs = _counted((key for key, _ in recent if key != target_id), 2)
         if signs == 1:
-            seen = sum(at >= now - LOSS_SECONDS for _, _, at in self._witnesses.values())
-            return seen - (self.last_quick(target_id) >= now - LOSS_SECONDS) <= FEW
+            seen = itertools.takewhile(lambda known: known[2] >= since, reversed(self._witnesses.values()))
+            return _counted((known for known in seen if known[0].id != target_id), FEW + 1) <= FEW
         return signs > 1
 
     def other_resolvers(self, target: Target) -> list[str | None]:
@@ -282,11 +293,15 @@ def vouches(witness: str, for_address: str) -> bool:
     )
 
 
+def _counted(those: Iterator[object], most: int) -> int:
+    return sum(1 for _ in itertools.islice(those, most))
+
+
 def _attributed(error: Error, attribution: Attribution) -> Error:
     return msgspec.structs.replace(error, attribution=attribution)
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=32_768)  # more than a configuration has targets: to parse an address takes 30 µs
 def _reach(address: str) -> Reach:
     """How far away it is: this device, a network that is not the Internet (RFC 6890), or the Internet."""
     parsed = ipaddress.ip_address(address)

@@ -197,3 +197,28 @@ async def test_figures(bench):
     assert bench.results.since_last() == {"checks_per_second": pytest.approx(1.0), "missed": 5, "lateness_max_ms": 2.0}
     bench.now += 2.0
     assert bench.results.since_last() == {"checks_per_second": 0.0, "missed": 0, "lateness_max_ms": None}
+
+
+async def test_thousands_that_are_doubtful_do_not_slow_down_the_rest(bench, monkeypatch):
+    """With as many failures undecided as are held, each is looked at some times a second, not with each batch."""
+    looked = 0
+
+    def counted(*args):
+        nonlocal looked
+        looked += 1
+        return rule(*args)
+
+    rule = inquiry.rule
+    for number in range(inquiry.MOST_HELD):
+        bench.measured(f"silent{number}", SILENT)
+    bench.results.settle()
+    assert len(bench.results.inquiry) == inquiry.MOST_HELD
+    monkeypatch.setattr(inquiry, "rule", counted)
+    for number in range(1_000):
+        bench.now += 0.001
+        bench.measured(f"well{number}", ANSWERED_NEAR)
+    assert inquiry.MOST_HELD <= looked <= 5 * inquiry.MOST_HELD
+    bench.now += inquiry.HOLD_SECONDS
+    bench.results.settle()
+    assert len(bench.results.inquiry) == 0
+    assert sum(record["status"] == "unknown" for record in bench.records()) == inquiry.MOST_HELD

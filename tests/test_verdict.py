@@ -339,3 +339,12 @@ def test_what_left_is_forgotten():
     evidence.keep_only({"here"})
     assert [each.id for each, _ in evidence.witnesses((), AT)] == ["here"]
     assert not evidence.lossy("here", AT)
+
+
+def test_a_slow_answer_while_this_device_stood_still_is_no_sign_of_loss():
+    """It may have come at once, and waited here: it proves nothing, and excuses nobody."""
+    for stall, said in ((0.5, "down"), (0.05, "unknown")):
+        evidence = heard((OTHER, answer(), -5.0), (target("third"), answer(), -0.5))
+        evidence.note(OTHER, answer(connect=1100.0), AT - 0.2, stall)
+        evidence.note(target("third"), answer(), AT + 0.1)
+        assert status(silence(), evidence, over=True) == said

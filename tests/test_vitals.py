@@ -51,7 +51,7 @@ PI_ZERO_2 = {
     "sys/class/hwmon/hwmon1/name": "rpi_volt\n",
     "sys/class/hwmon/hwmon1/in0_lcrit_alarm": "0\n",
 }
-# One thermal zone is a stub, another belongs to a radio that is off, a chip has no probe; the kernel slows one processor down.
+# One thermal zone is a stub, another belongs to a radio that is off, a chip has no probe; the kernel slows a core down.
 LAPTOP = {
     "proc/meminfo": MEMORY.format(16213232, 9122340) + SWAP.format(8388604, 8388604),
     "proc/loadavg": "6.20 5.18 4.12 9/1800 112060\n",
