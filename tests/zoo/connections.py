@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -58,6 +59,25 @@ async def black_hole(host: str) -> AsyncIterator[dict[str, Any]]:
             yield {"url": url_of(taken)}
 
 
+@contextlib.asynccontextmanager
+async def unread(host: str) -> AsyncIterator[dict[str, Any]]:
+    """Hangs up on each request that is there: the kernel resets for what nobody has read (RFC 2525, section 2.17)."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with listening.accept()[0] as connection:
+                    connection.recv(1, socket.MSG_PEEK)
+
+    with bound(host) as listening:
+        listening.listen()
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield {"url": url_of(listening)}
+        listening.shutdown(socket.SHUT_RDWR)
+        await asyncio.to_thread(serving.join)
+
+
 BEHAVIOURS = [
     Behaviour("refuses", closed_port, Fails("connect_refused", "target", "connect"), PLAIN),
     Behaviour("lets no connection come about", black_hole, Fails("connect_timeout", "path", "connect"), PLAIN),
@@ -65,6 +85,14 @@ BEHAVIOURS = [
     http("takes the request and says nothing", answers(HOLD), Fails("http_timeout_headers", "path", "wait")),
     http("takes the request and closes", answers(), Fails("http_closed", "target", "wait")),
     http("takes the request and resets", answers(RESET), Fails("connect_reset", "target", "wait")),
+    http(
+        "closes thrice, and is asked as often",
+        answers(),
+        Fails("http_closed", "target", "wait"),
+        attempts=3,
+        also={"attempt": 3, "attempts.0.error.code": "http_closed", "attempts.1.attempt": 2},
+    ),
+    Behaviour("closes and leaves the request unread", unread, Fails("connect_reset", "target", "wait"), PLAIN),
     http("resets in its head", answers(HEAD[:20], 0.05, RESET), Fails("connect_reset", "target", "receive")),
     http("resets in its body", answers(HEAD, b"hi", 0.05, RESET), Fails("connect_reset", "target", "receive")),
     http("closes in its head", answers(HEAD[:20]), Fails("http_truncated", "target", "receive")),

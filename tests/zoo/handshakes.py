@@ -35,21 +35,26 @@ STEPS = {
     "after the ServerHello": (127, TLS13),
     "within its certificate": (600, TLS13),
     "within its certificate, in TLS 1.2": (600, TLS12),
-    "before its Finished, in TLS 1.2": (ALL, TLS12),
 }
 
 STOPS = [
-    each
-    for step, (said, version) in STEPS.items()
-    for each in (
-        https(f"stalls {step}", handshake(said, HOLD, context=only(version)), STALLS),
-        https(f"closes {step}", handshake(said, context=only(version)), REFUSES),
+    *(
+        https(f"stalls {step}", handshake(said, HOLD, context=only(version)), STALLS)
+        for step, (said, version) in STEPS.items()
+    ),
+    https("stalls before its Finished, in TLS 1.2", handshake(ALL, HOLD, context=only(TLS12)), STALLS),
+    *(
+        https(f"closes {step}", handshake(said, context=only(version)), REFUSES)
+        for step, (said, version) in STEPS.items()
+    ),
+    *(
         https(
             f"resets {step}",
             handshake(said, 0.05, RESET, context=only(version)),
             Fails("connect_reset", "target", "tls"),
-        ),
-    )
+        )
+        for step, (said, version) in STEPS.items()
+    ),
 ]
 
 NOT_TLS = [
@@ -127,8 +132,10 @@ WITHIN = [
         handshake(ALL, HOLD, context=only(TLS13)),
         Fails("http_timeout_headers", "path", "wait"),
     ),
-    https("closes after its handshake", handshake(ALL, context=only(TLS13)), Fails("http_closed", "target", "wait")),
-    https("says an alert after its handshake", answers(), Fails("http_closed", "target", "wait"), context=server()),
+    https("closes after its handshake", answers(), Fails("http_closed", "target", "wait"), context=server()),
+    https(
+        "closes after its handshake, without a notice", by_hand(server(), b""), Fails("http_closed", "target", "wait")
+    ),
     https(
         "takes a request over TLS and says nothing",
         answers(HOLD),

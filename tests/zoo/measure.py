@@ -1,8 +1,7 @@
-"""`python -m tests.zoo.measure asyncio|uvloop SECONDS`: measures for so long, as the agent does.
+"""`python -m tests.zoo.measure asyncio|uvloop`: measures targets as the agent does, some rounds of each.
 
-The options of its targets are read from standard input, as JSON; what it saw is printed as JSON, too: `Report`.
-Schedule, probers, verdicts and records are the agent's own. The process is this one's alone, so that it can be told
-what measuring takes.
+Their options are read from standard input, as JSON; what was seen is printed as JSON, too: `Report`. Schedule, probers,
+verdicts and records are the agent's own. The process is this one's alone, so that it can be told what measuring takes.
 """
 
 import asyncio
@@ -25,12 +24,14 @@ from agent.probers import poll, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Attribution, Error
 from agent.record import Recorder, ResultRecord
-from agent.schedule import Measurement, Missed, Scheduler
+from agent.schedule import STALL, Measurement, Missed, Scheduler
 from agent.verdict import Look, Seen, Status
-from tests.zoo.behaviour import INTERVAL
+from tests.zoo.behaviour import PATIENCE
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 TICK = 0.01  # seconds between two looks at the processor time that the loop took
+ROUNDS = 2  # measurements of each target, not counting those that this machine spoiled
+MOST = 40.0  # seconds until it is given up
 
 
 class Observed(msgspec.Struct):
@@ -39,10 +40,20 @@ class Observed(msgspec.Struct):
     record: ResultRecord
     suspected: Attribution | None
 
+    @property
+    def spoiled(self) -> bool:
+        """Whether this machine stood still meanwhile, so that the agent had to say so, and could blame nobody."""
+        if self.record.stall_ms is msgspec.UNSET:
+            return False
+        told = self.record.error is not None and "this device stood still" in self.record.error.message
+        return told or self.record.stall_ms > STALL * 1000
+
 
 class Report(msgspec.Struct):
-    """`missed`: the reason of each tick that was not measured, by target. `memory`: bytes that the resident set grew by
-    at its largest. `files`, `tasks`: before and after. `longest_turn`: seconds of processor time.
+    """What a run saw.
+
+    `missed`: the reason of each tick that was not measured, by target. `memory`: bytes that the resident set grew
+    by at its largest. `files`, `tasks`: before and after. `longest_turn`: seconds of processor time.
     """
 
     observed: list[Observed]
@@ -56,9 +67,10 @@ class Report(msgspec.Struct):
 class Observer:
     """The `Outcome` of a schedule: each result judged and recorded."""
 
-    def __init__(self, resolver: Resolver) -> None:
-        self.observed: list[tuple[bytes, Attribution | None]] = []
+    def __init__(self, resolver: Resolver, targets: list[Target]) -> None:
+        self.observed: list[Observed] = []
         self.missing: dict[str, str] = {}
+        self._left = {target.id: ROUNDS for target in targets}  # measurements, by target
         config = Config(Agent("zoo"), Location("here"), "/nowhere", Kafka(()))
         self._clock = Clock("yes")
         self._recorder = Recorder(config, Run(1, secrets.token_hex(8)), self._clock)
@@ -80,9 +92,16 @@ class Observer:
         seen: Seen | None = None,
         own: tuple[Look, ...] | None = None,
     ) -> None:
-        suspected = measurement.result.error
-        record = self._recorder.measured(measurement, status, error, clock, seen, own)
-        self.observed.append((record.value, None if suspected is None else suspected.attribution))
+        record = self._recorder.measured(measurement, status, error, clock, seen, own).value
+        suspected = None if measurement.result.error is None else measurement.result.error.attribution
+        observed = Observed(msgspec.json.decode(record, type=ResultRecord), suspected)
+        self.observed.append(observed)
+        if not observed.spoiled:
+            self._left[measurement.target.id] -= 1
+
+    @property
+    def is_done(self) -> bool:
+        return max(self._left.values()) <= 0
 
 
 def target_of(options: dict[str, Any]) -> Target:
@@ -92,31 +111,27 @@ def target_of(options: dict[str, Any]) -> Target:
     return Target(**{"shown_url": options["url"], **options})
 
 
-async def measure(targets: list[Target], seconds: float) -> Report:
+async def measure(targets: list[Target]) -> Report:
     resolver = Resolver()
-    observer = Observer(resolver)
+    observer = Observer(resolver, targets)
     probers = {target.id: prober_of(target, resolver) for target in targets}
     poll.running()  # made once, shared by all measurements, and stays
     files, tasks, resident = _files(), len(asyncio.all_tasks()), _resident()
     scheduler = Scheduler("zoo", observer)
     scheduler.reconcile(targets, lambda target: probers[target.id])
-    longest_turn = await _longest_turn(seconds)
-    await scheduler.stop(grace=INTERVAL)
+    longest_turn = await _until_done(observer)
+    await scheduler.stop(grace=PATIENCE)
     await observer.inquiry.until_all_are_settled()
+    grown = _largest() - resident
     return Report(
-        [Observed(msgspec.json.decode(value, type=ResultRecord), suspected) for value, suspected in observer.observed],
-        observer.missing,
-        _largest() - resident,
-        (files, _files()),
-        (tasks, len(asyncio.all_tasks())),
-        longest_turn,
+        observer.observed, observer.missing, grown, (files, _files()), (tasks, len(asyncio.all_tasks())), longest_turn
     )
 
 
-async def _longest_turn(seconds: float) -> float:
-    """Waits, and looks how long this thread worked without a pause: on a busy machine the clock would not tell."""
-    end, longest, before = time.monotonic() + seconds, 0.0, time.thread_time()
-    while time.monotonic() < end:
+async def _until_done(observer: Observer) -> float:
+    """The longest time that this thread worked without a pause; on a busy machine the clock would not tell it."""
+    end, longest, before = time.monotonic() + MOST, 0.0, time.thread_time()
+    while not observer.is_done and time.monotonic() < end:
         await asyncio.sleep(TICK)
         now = time.thread_time()
         longest, before = max(longest, now - before), now
@@ -142,4 +157,4 @@ def _largest() -> int:
 if __name__ == "__main__":
     those = [target_of(options) for options in msgspec.json.decode(sys.stdin.buffer.read())]
     with asyncio.Runner(loop_factory=LOOPS[sys.argv[1]]) as runner:
-        sys.stdout.buffer.write(msgspec.json.encode(runner.run(measure(those, float(sys.argv[2])))))
+        sys.stdout.buffer.write(msgspec.json.encode(runner.run(measure(those))))

@@ -11,23 +11,25 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 import pytest
 
+from agent.probers.result import ErrorCode
 from agent.record import ResultRecord
 from tests.probers.conftest import IPV6
-from tests.zoo.behaviour import INTERVAL
+from tests.zoo.behaviour import INTERVAL, Fails
 from tests.zoo.behaviours import BEHAVIOURS
+from tests.zoo.bodies import LIMIT
 from tests.zoo.controls import CONTROLS
-from tests.zoo.measure import LOOPS, Observed, Report
-from tests.zoo.oracle import excused, wrong
+from tests.zoo.measure import LOOPS, MOST, ROUNDS, Observed, Report
+from tests.zoo.oracle import wrong
 from tests.zoo.serve import HOSTS, Served
 
+pytestmark = pytest.mark.timeout(300)  # the first test waits for all runs
+
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 9.0  # of each run
-ROUNDS = int(SECONDS / INTERVAL)
 CONTROL_INTERVAL = 1.0
 
 
@@ -70,7 +72,7 @@ class Ran(NamedTuple):
 
     @property
     def controls(self) -> list[ResultRecord]:
-        return [each.record for control in CONTROLS for each in self.of(control.name)]
+        return [each.record for control in CONTROLS for each in self.of(control.name) if not each.spoiled]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +94,9 @@ def _run(loop: str, family: str, hostile: Server, well: Server) -> Ran:
         for each in CONTROLS
     ]
     well.took()
-    command = [sys.executable, "-m", "tests.zoo.measure", loop, str(SECONDS)]
+    command = [sys.executable, "-m", "tests.zoo.measure", loop]
     given = msgspec.json.encode(targets)
-    done = subprocess.run(command, cwd=ROOT, input=given, stdout=subprocess.PIPE, check=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, input=given, stdout=subprocess.PIPE, check=True, timeout=2 * MOST)
     return Ran(msgspec.json.decode(done.stdout, type=Report), well.took(), hostile.served.missing)
 
 
@@ -113,28 +115,67 @@ def test_behaviour(behaviour, ran):
     """Each has its own verdict, whom to blame, the phases that were reached and no others; in time, each time."""
     if behaviour.name in ran.missing:
         pytest.skip(ran.missing[behaviour.name])
-    observed = [each for each in ran.of(behaviour.name) if not excused(each.record)]
-    assert observed, "it was not measured, or the machine stood still each time"
-    assert [list(wrong(behaviour, each)) for each in observed] == [[]] * len(observed)
+    observed = [each for each in ran.of(behaviour.name) if not each.spoiled]
+    assert len(observed) >= ROUNDS
+    assert [(number, what) for number, each in enumerate(observed) for what in wrong(behaviour, each)] == []
 
 
 def test_none_is_missed(ran):
-    """A server that is silent holds nobody up, not even itself: each has its turn each time."""
-    assert ran.report.missed == {}
-    names = {each.name for each in BEHAVIOURS} - set(ran.missing)
-    assert {name: len(ran.of(name)) for name in names if len(ran.of(name)) < ROUNDS} == {}
+    """A server that is silent holds nobody up, not even itself: each has its turn each time, if the machine lets it."""
+    spoiled = {each.record.target.id for each in ran.report.observed if each.spoiled}
+    reasons = {name: why for name, why in ran.report.missed.items() if "the device was busy" not in why}
+    assert {name: why for name, why in reasons.items() if name not in spoiled} == {}
 
 
 def test_controls(ran):
-    """Who is well beside them is up, each time, on time, and in the time that it took by its own account."""
-    assert len(ran.controls) >= len(CONTROLS) * int(SECONDS / CONTROL_INTERVAL)
+    """Who is well beside them is up, each time, on time, and in the time that it took by its own account.
+
+    The bounds are those of a machine that others keep busy; who would hold all up is found by `test_no_long_turn`.
+    """
     assert [record.error for record in ran.controls if record.status != "up"] == []
-    assert statistics.median(record.lateness_ms for record in ran.controls) < 20
-    duration = statistics.median(record.duration_ms for record in ran.controls)
-    assert statistics.median(ran.took) * 1000 <= duration < statistics.median(ran.took) * 1000 + 20
+    lateness = statistics.median(record.lateness_ms or 0.0 for record in ran.controls)
+    duration = statistics.median(record.duration_ms or 0.0 for record in ran.controls)
+    took = statistics.median(ran.took) * 1000
+    assert lateness < 100
+    assert took <= duration < took + 150
+
+
+def test_no_long_turn(ran):
+    """No server makes the loop work for long without a pause, whatever it sends."""
+    assert ran.report.longest_turn < 0.1
+
+
+def test_bounded_memory(ran):
+    """All of them together take less than the largest body that one of them sends: nothing is kept of what comes."""
+    assert ran.report.memory < LIMIT
 
 
 def test_nothing_stays(ran):
     """Neither open files nor tasks are left of them all."""
     (files_before, files_after), (tasks_before, tasks_after) = ran.report.files, ran.report.tasks
     assert (files_after, tasks_after) == (files_before, tasks_before)
+
+
+# What no behaviour causes, and why.
+NOT_CAUSED = {
+    "connect_unreachable": "a router says so: tests/probers/test_http.py",
+    "icmp_unreachable": "a router says so: tests/probers/test_icmp.py",
+    "icmp_timeout": "the kernel answers echoes on loopback: tests/probers/test_icmp.py",
+    "http_encoding": "bodies are not decoded yet",
+    "not_measured": "the device's own: tests/test_schedule.py",
+    "local_resource": "the device's own: tests/probers/test_exchange.py",
+    "local_network": "the device's own: tests/probers/test_http.py",
+    "clock_unsynchronized": "the device's own: tests/test_verdict.py",
+    "internal": "a bug of the agent's own: tests/test_schedule.py",
+} | {code: "tests/probers/test_dns_prober.py" for code in get_args(ErrorCode) if code.startswith("dns_")}
+
+
+def test_every_code_has_its_behaviour():
+    """Whatever a server can be blamed for is what some behaviour is blamed for."""
+    caused = {each.expected.code for each in BEHAVIOURS if isinstance(each.expected, Fails)}
+    assert set(get_args(ErrorCode)) - caused == set(NOT_CAUSED)
+
+
+def test_there_are_many():
+    """Each has a name of its own, and there are hundreds."""
+    assert len({each.name for each in BEHAVIOURS}) == len(BEHAVIOURS) >= 200
