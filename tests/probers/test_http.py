@@ -28,6 +28,7 @@ from tests.probers.http_server import (
     says,
     site,
 )
+from tests.probers.namespaces import within
 
 TO_WAIT = ["connect", "send", "wait"]
 WHOLE = ["connect", "send", "wait", "receive"]
@@ -310,6 +311,25 @@ async def filler(host: str, port: int) -> socket.socket:
     taking.connect_ex((host, port))
     await asyncio.sleep(0.02)
     return taking
+
+
+@pytest.mark.parametrize("address", ["10.217.3.1", "fd17:3::1"])
+async def test_a_router_says_that_it_is_unreachable(network, address):
+    """It is the path's: nobody knows whether the target is well."""
+    result = await _of_the_device(network, address)
+    assert failure(result) == ("connect_unreachable", "connect", "path")
+    assert (reached(result), result.peer.address) == (["connect"], address)
+
+
+@pytest.mark.parametrize("address", ["10.217.6.1", "fd17:6::1"])
+async def test_this_device_has_no_way(network, address):
+    """The same error is this device's own when it has no route."""
+    assert failure(await _of_the_device(network, address)) == ("local_network", "connect", "local")
+
+
+async def _of_the_device(network, address):
+    with within(network.device):
+        return await measure("http://www.example/", timeout=3.0, connect_to=address)
 
 
 @pytest.mark.parametrize("address", ["255.255.255.255", "0.0.0.0", "::"])
