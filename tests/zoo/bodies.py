@@ -15,7 +15,7 @@ from tests.zoo.connections import bound, url_of
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 TOO_LARGE = Fails("body_too_large", "target", "receive")
-LIMIT = 16 << 20
+LIMIT = 16 << 20  # bytes; `test_bounded_memory` goes by it
 PIECE = b"x" * (1 << 16)
 LARGE = "x" * (4 << 20)  # more than a kernel takes for a server that does not read
 BOMB = gzip.compress(bytes(16 << 20))

@@ -27,6 +27,7 @@ def wrong(behaviour: Behaviour, observed: Observed) -> Iterator[str]:
         yield from _differs("error", record.error, None)
     phases = {name: ms for name, ms in msgspec.structs.asdict(record.phases_ms).items() if ms is not None}
     yield from _differs("phases", tuple(phases), behaviour.reached)
+    yield from (f"{name} took {ms} ms" for name, ms in phases.items() if ms < 0)
     for way, value in behaviour.also.items():
         yield from _differs(way, _at(record, way), value)
     yield from _wrong_times(behaviour, record, sum(phases.values()))
