@@ -27,7 +27,10 @@ class Question(NamedTuple):
     flags: int = 0
 
 
-Behaviour = Callable[[Question], Iterable[bytes | float]]
+RESET = object()  # cuts the connection with an RST
+HOLD = object()  # says no more, and waits for the other side to go
+
+Behaviour = Callable[[Question], Iterable[bytes | float | object]]
 """What is sent in reply; a float is a pause in seconds."""
 
 
@@ -78,10 +81,13 @@ def zone(**names: list[str]) -> Behaviour:
 
 
 class DnsServer(asyncio.DatagramProtocol):
-    """Listens on a port of its own, UDP and TCP. `questions`: all that came."""
+    """Listens on a port of its own, UDP and TCP. `questions`: all that came.
 
-    def __init__(self, behaviour: Behaviour) -> None:
-        self.behaviour = behaviour
+    `stream`: what it says over TCP instead, bytes as they are; there it may also be `RESET` or `HOLD`.
+    """
+
+    def __init__(self, behaviour: Behaviour, stream: Behaviour | None = None) -> None:
+        self.behaviour, self._stream = behaviour, stream
         self.questions: list[Question] = []
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +109,10 @@ class DnsServer(asyncio.DatagramProtocol):
         self._tasks.add(asyncio.current_task())
         try:
             data = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
-            await self._answer(data, True, lambda message: writer.write(len(message).to_bytes(2, "big") + message))
+            if self._stream is None:
+                await self._answer(data, True, lambda message: _frame(writer, message))
+            else:
+                await self._say(self._stream(self._question(data, tcp=True)), reader, writer)
             await writer.drain()
         except (OSError, EOFError, asyncio.CancelledError):
             pass
@@ -112,6 +121,29 @@ class DnsServer(asyncio.DatagramProtocol):
             self._tasks.discard(asyncio.current_task())
 
     async def _answer(self, data: bytes, tcp: bool, send: Callable[[bytes], None]) -> None:
+        for each in self.behaviour(self._question(data, tcp=tcp)):
+            if isinstance(each, float):
+                await asyncio.sleep(each)
+            else:
+                send(each)
+
+    async def _say(
+        self, parts: Iterable[bytes | float | object], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        for each in parts:
+            if isinstance(each, float):
+                await asyncio.sleep(each)
+            elif isinstance(each, bytes):
+                writer.write(each)
+                await writer.drain()
+            elif each is RESET:
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+            else:
+                while await reader.read(1 << 16):
+                    pass
+
+    def _question(self, data: bytes, *, tcp: bool) -> Question:
         at, labels = 12, []
         while data[at]:
             labels.append(data[at + 1 : at + 1 + data[at]].decode())
@@ -122,11 +154,7 @@ class DnsServer(asyncio.DatagramProtocol):
         flags = int.from_bytes(data[2:4], "big")
         question = Question(id, name, kind, data[12 : at + 5], tcp, self.asked(kind, tcp=tcp) + 1, flags)
         self.questions.append(question)
-        for each in self.behaviour(question):
-            if isinstance(each, float):
-                await asyncio.sleep(each)
-            else:
-                send(each)
+        return question
 
     async def close(self) -> None:
         for task in list(self._tasks):
@@ -134,11 +162,18 @@ class DnsServer(asyncio.DatagramProtocol):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+def _frame(writer: asyncio.StreamWriter, message: bytes) -> None:
+    if not writer.is_closing():
+        writer.write(len(message).to_bytes(2, "big") + message)
+
+
 @contextlib.asynccontextmanager
-async def dns_server(behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[DnsServer]:
-    """A server on `host`; port 0 takes one that is free for UDP and TCP both."""
+async def dns_server(
+    behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0, *, stream: Behaviour | None = None
+) -> AsyncIterator[DnsServer]:
+    """A server on `host`; port 0 takes one that is free for UDP and TCP both. `stream`: see `DnsServer`."""
     loop = asyncio.get_running_loop()
-    server = DnsServer(behaviour)
+    server = DnsServer(behaviour, stream)
     listener = await asyncio.start_server(server.stream, host, port)
     server.port = listener.sockets[0].getsockname()[1]
     transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=(host, server.port))

@@ -1,6 +1,6 @@
 """All behaviours."""
 
-from tests.zoo import bodies, certified, connections, families, handshakes, messages, redirects
+from tests.zoo import bodies, certified, connections, dns, families, handshakes, messages, redirects, resolvers
 
 BEHAVIOURS = [
     *connections.BEHAVIOURS,
@@ -10,4 +10,6 @@ BEHAVIOURS = [
     *families.BEHAVIOURS,
     *certified.BEHAVIOURS,
     *handshakes.BEHAVIOURS,
+    *dns.BEHAVIOURS,
+    *resolvers.BEHAVIOURS,
 ]
