@@ -12,7 +12,7 @@ UDP_SIZE = 1232  # asked for by EDNS: what fits one packet on any path (DNS flag
 MOST_ALIASES = 16  # CNAMEs followed
 MOST_POINTERS = 10  # followed within one name, as many as Go's resolver does
 MOST_RECORDS = 2_000  # read of one answer; the others are left unread
-MOST_NAMES = 128 << 10  # bytes of their names: pointers make a lot of little
+MOST_NAMES = 64 << 10  # bytes of their names: pointers make a lot of little
 
 _HEADER = struct.Struct("!6H")
 _RECORD = struct.Struct("!HHIH")
