@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 CLONE_NEWNET = 0x40000000
+_NUMBERS = itertools.count()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -18,7 +20,8 @@ class Network:
     """`device` 10.217.1.1 and fd17:1::1; `router` 10.217.1.254, 10.217.2.254; `host` 10.217.2.1 and .2, fd17:2::1."""
 
     def __init__(self) -> None:
-        self.device, self.router, self.host = (f"uptime-{os.getpid()}-{each}" for each in ("device", "router", "host"))
+        mine = f"uptime-{os.getpid()}-{next(_NUMBERS)}"
+        self.device, self.router, self.host = (f"{mine}-{each}" for each in ("device", "router", "host"))
 
     def run(self, namespace: str, command: str) -> None:
         subprocess.run(["ip", "netns", "exec", namespace, *command.split()], check=True, capture_output=True, text=True)

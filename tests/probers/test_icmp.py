@@ -99,10 +99,10 @@ async def host(network, six, behaviour):
         network.set(network.host, setting, "0")
 
 
-def with_ip(packet: bytes, peer: str) -> bytes:
+def with_ip(packet: bytes, peer: str, here: str = ADDRESSES[True]) -> bytes:
     """An IPv6 packet, of which a socket brings only what is in it."""
     head = struct.pack("!IHBB", 6 << 28, len(packet), socket.IPPROTO_ICMPV6, 64)
-    return head + b"".join(socket.inet_pton(socket.AF_INET6, each) for each in (peer, ADDRESSES[True])) + packet
+    return head + b"".join(socket.inet_pton(socket.AF_INET6, each) for each in (peer, here)) + packet
 
 
 def url(six: bool, address: str | None = None) -> str:

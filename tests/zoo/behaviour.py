@@ -33,12 +33,16 @@ class Up(NamedTuple):
 
 
 class Fails(NamedTuple):
-    """How it fails. `attribution`: whom the prober suspects; over loopback a silent `path` can only be the target."""
+    """How it fails. `attribution`: whom the prober suspects; over loopback a silent `path` can only be the target.
+
+    `blamed`: who is in the end, where that is another than these.
+    """
 
     code: ErrorCode
     attribution: Attribution
     phase: Phase
     status: Status = "down"
+    blamed: Attribution | None = None
 
 
 class Behaviour(NamedTuple):

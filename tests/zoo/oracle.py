@@ -18,7 +18,7 @@ def wrong(behaviour: Behaviour, observed: Observed) -> Iterator[str]:
     error = record.error and (record.error.code, observed.suspected, record.error.phase)
     if isinstance(expected, Fails):
         # Nobody's network lies between: what the path is suspected of can only be the target's.
-        blamed = "target" if expected.attribution == "path" else expected.attribution
+        blamed = expected.blamed or ("target" if expected.attribution == "path" else expected.attribution)
         yield from _differs("status", record.status, expected.status)
         yield from _differs("error", error, (expected.code, expected.attribution, expected.phase))
         yield from _differs("blamed in the end", record.error and record.error.attribution, blamed)
