@@ -1,7 +1,7 @@
 """`python -m tests.zoo.icmp`: hosts that answer echoes in every way, each with an address of its own, as a process.
 
-It runs in the host's namespace of a `Network`, as root. It prints a line when all of them listen, and ends with its
-standard input. Others are what the network itself does: `BEYOND`.
+It runs in the host's namespace of a `Network`, as root. When all of them listen it prints a line of JSON, the URLs of
+some sites that are well, by family; it ends with its standard input. Others are what the network itself does: `BEYOND`.
 """
 
 import asyncio
@@ -12,9 +12,11 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import uvloop
 
 from agent.probers.result import Phase
+from tests.probers.http_server import OK, answers, site
 from tests.probers.test_icmp import Echo, error, with_ip
 from tests.zoo.behaviour import SILENCE, Behaviour, Fails, Up
 
@@ -23,6 +25,8 @@ Answers = Callable[[Echo, list[Echo]], Iterable[Part]]
 """What is done when an echo came, which is the last of those given: packets, pauses, and packets from elsewhere."""
 
 PHASES: tuple[Phase, ...] = ("send", "wait")
+OTHER = {"ipv4": "10.217.2.2", "ipv6": "fd17:2::2"}  # an address of the same machine, where the sites are
+SITES = 6
 FIRST = 16  # of the addresses: 10.217.2.16 and fd17:2::10
 TIMEOUT = Fails("icmp_timeout", "path", "wait", blamed="path")
 ITSELF = Fails("icmp_unreachable", "target", "wait")
@@ -80,7 +84,7 @@ HOSTS = {
     "loses all, which is allowed": Host(lambda e, _: [], Up(), {"expect": {"loss": 1.0}, "timeout": 1.0}),
     "is silent": Host(lambda e, _: [], TIMEOUT),
     "is silent for three": Host(lambda e, _: [], TIMEOUT, {"count": 3}),
-    "answers too late": Host(lambda e, _: [SILENCE + 0.2, e.reply()], TIMEOUT),
+    "answers too late": Host(lambda e, _: [SILENCE + 1.0, e.reply()], TIMEOUT),
     "answers the one before": Host(the_one_before, TIMEOUT),
     "answers another identifier": Host(lambda e, _: [e.reply(identifier=e.identifier ^ 1)], TIMEOUT),
     "answers a number that was not sent": Host(lambda e, _: [e.reply(sequence=e.sequence + 9)], TIMEOUT),
@@ -151,7 +155,7 @@ async def listening(name: str, *, six: bool) -> AsyncIterator[None]:
     ):
         sock.setblocking(False)
         sock.bind((address, 0))
-        other.bind(("fd17:2::2" if six else "10.217.2.2", 0))
+        other.bind((OTHER["ipv6" if six else "ipv4"], 0))
 
         async def answer(echo: Echo, peer: str) -> None:
             for number, each in enumerate(HOSTS[name].answer(echo, echoes)):
@@ -189,10 +193,13 @@ async def listening(name: str, *, six: bool) -> AsyncIterator[None]:
 
 async def main() -> None:
     async with contextlib.AsyncExitStack() as stack:
-        for name in HOSTS:
-            for six in (False, True):
-                await stack.enter_async_context(listening(name, six=six))
-        sys.stdout.write("listening\n")
+        sites: dict[str, list[str]] = {}
+        for family, address in OTHER.items():
+            for name in HOSTS:
+                await stack.enter_async_context(listening(name, six=family == "ipv6"))
+            there = [await stack.enter_async_context(site(answers(OK), address)) for _ in range(SITES)]
+            sites[family] = [each.url() for each in there]
+        sys.stdout.buffer.write(msgspec.json.encode(sites) + b"\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.probers.namespaces import Network, built
 from tests.zoo.behaviour import INTERVAL
-from tests.zoo.icmp import BEYOND, HOSTS, address_of, behaviours
+from tests.zoo.icmp import BEYOND, HOSTS, SITES, address_of, behaviours
 from tests.zoo.measure import LOOPS, Report
 from tests.zoo.oracle import wrong
 
@@ -48,14 +48,18 @@ def reports(network: Network) -> Iterator[dict[tuple[str, bool], Report]]:
     command = ["ip", "netns", "exec", network.host, sys.executable, "-m", "tests.zoo.icmp"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hosts:
         try:
-            assert hosts.stdout.readline() == b"listening\n"
-            yield {(loop, six): _run(network, loop, six) for loop, six in product(LOOPS, (False, True))}
+            sites = msgspec.json.decode(hosts.stdout.readline())
+            yield {(loop, six): _run(network, loop, six, sites) for loop, six in product(LOOPS, (False, True))}
         finally:
             hosts.communicate(timeout=10)
 
 
-def _run(network: Network, loop: str, six: bool) -> Report:
+def _run(network: Network, loop: str, six: bool, sites: dict[str, list[str]]) -> Report:
     targets = [
+        {"id": f"a site {number}", "interval": 1.0, "timeout": 1.0, "url": url}
+        for number, url in enumerate(sites["ipv6" if six else "ipv4"])
+    ]
+    targets += [
         {"id": each.name, "interval": INTERVAL, "timeout": each.timeout, **options}
         for each, options in behaviours(six=six)
     ]
@@ -83,7 +87,10 @@ def test_behaviour(name, report):
 
 
 def test_who_is_well(report):
-    """Beside all of them each echo to who is well is answered, once, in the time that it takes."""
+    """Beside all of them sites are up, and each echo to who is well is answered, once, in the time that it takes."""
+    sites = [each for each in report.observed if each.record.target.type == "http" and not each.spoiled]
+    assert len({each.record.target.id for each in sites}) == SITES
+    assert [each.record.error for each in sites if each.record.status != "up"] == []
     observed = [each for each in report.observed if each.record.target.id in WELL and not each.spoiled]
     assert {each.record.target.id for each in observed} == set(WELL)
     for each in observed:
@@ -94,11 +101,10 @@ def test_who_is_well(report):
 
 def test_each_answer_counts_once(report):
     """Neither duplicates nor floods of them are more than what was sent."""
-    for each in report.observed:
-        if each.record.icmp is not msgspec.UNSET:
-            assert 0 <= each.record.icmp.received <= each.record.icmp.sent
-        if each.record.status == "up" and "loses" not in each.record.target.id:
-            assert each.record.icmp.received == each.record.icmp.sent
+    for record in (each.record for each in report.observed if each.record.icmp is not msgspec.UNSET):
+        assert 0 <= record.icmp.received <= record.icmp.sent
+        if record.status == "up" and "loses" not in record.target.id:
+            assert record.icmp.received == record.icmp.sent
 
 
 def test_none_is_missed(report):
