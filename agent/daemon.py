@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 15.0
-VITALS_SECONDS = 1.0  # that a heartbeat waits for a sensor, or for the disk
+VITALS_SECONDS = 3.0  # that a heartbeat waits for a sensor, or for the disk
 PROBE_GRACE_SECONDS = 1.0  # what is in flight at a stop has this long to end
 FLUSH_SECONDS = 5.0  # and what waits for Kafka this long
 STOP_SECONDS = 8.5  # all of it, with what is left on its way to the disk

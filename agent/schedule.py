@@ -37,6 +37,9 @@ SETTLE, LOOK = 0.1, 0.005
 # Probes in flight; ticks beyond wait for their turn, in the order in which they were due. Enough for a thousand a
 # second that are all silent for 5 s.
 MOST_IN_FLIGHT = 5_000
+# Probes that are begun in one turn of the loop: what is under way has its turn before more is begun. Without it a
+# device that is asked for more than it can do begins all of it, and all of it times out.
+MOST_AT_ONCE = 50
 # The loop stood still if it is this late. What the target did not do in that time is not the target's fault.
 STALL = 0.25
 NOTED_STALL = 0.05  # shorter ones are not noted
@@ -44,7 +47,7 @@ MOST_STALLS = 64  # that are remembered
 # While a probe is in flight the loop looks this often whether it is late: what it sees of a stall is shorter by as much
 # at most.
 WATCH = 0.1
-OVERLOAD = "as many measurements as this device makes at once were running all the time"
+OVERLOAD = "this device was busy with other measurements until it was too late for this one"
 # What a stall of this device can make of a target that is well: nothing came in time, or the target stopped waiting.
 MADE_BY_STALLS = frozenset(
     {
@@ -140,6 +143,7 @@ class Scheduler:
         self._timer = Timer(time.CLOCK_BOOTTIME, self._turn)
         self._in_flight: dict[asyncio.Task[None], tuple[_Entry, float]] = {}  # entry, scheduled
         self._waiting: deque[tuple[_Entry, float]] = deque()  # entry, scheduled
+        self._begun = 0  # in this turn
         self._armed_for = math.inf  # when the next turn is to be
         self._stalls: deque[tuple[float, float]] = deque(maxlen=MOST_STALLS)  # when it was seen, how long
 
@@ -201,9 +205,14 @@ class Scheduler:
         self._pushed += 1
         heapq.heappush(self._heap, (entry.due(), self._pushed, entry))
 
+    def _may_begin(self) -> bool:
+        return len(self._in_flight) < self._most and self._begun < MOST_AT_ONCE
+
     def _arm(self) -> None:
         now = boottime()
         due = self._heap[0][0] if self._heap else math.inf
+        if self._waiting and len(self._in_flight) < self._most:
+            due = now
         self._armed_for = max(min(due, now + WATCH if self._in_flight else math.inf), now)
         self._timer.set(self._armed_for)
 
@@ -212,6 +221,9 @@ class Scheduler:
         now = boottime()
         if now - self._armed_for > NOTED_STALL:
             self._stalls.append((now, now - self._armed_for))
+        self._begun = 0
+        while self._waiting and self._may_begin():
+            self._next_waiting(now)
         while self._heap and self._heap[0][0] <= now:
             entry = self._heap[0][2]
             if entry.current:
@@ -254,7 +266,7 @@ class Scheduler:
             self._judge_overdue(entry, entry.probe, now)
         elif now - scheduled > LATEST:
             missed = newest + 1
-        elif len(self._in_flight) < self._most:
+        elif not self._waiting and self._may_begin():
             self._begin(entry, scheduled, now)
         else:
             entry.waits = scheduled
@@ -266,6 +278,7 @@ class Scheduler:
         return entry.due()
 
     def _begin(self, entry: _Entry, scheduled: float, now: float) -> None:
+        self._begun += 1
         entry.deadline, entry.overdue = now + entry.target.timeout, None
         entry.probe = self._loop.create_task(self._probe(entry, scheduled))
         self._in_flight[entry.probe] = (entry, scheduled)
@@ -330,9 +343,10 @@ class Scheduler:
         return msgspec.structs.replace(result, error=Error(error.phase, error.code, "local", message))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        full = len(self._in_flight) >= self._most
         entry, scheduled = self._in_flight.pop(task)
         entry.probe = None
-        while self._waiting and len(self._in_flight) < self._most:
+        while full and self._waiting and len(self._in_flight) < self._most:
             self._next_waiting(boottime())
         if task.cancelled():
             reason = "the agent was stopped during the measurement" if not entry.current else "the prober hung"
