@@ -278,7 +278,15 @@ class World:
 class Agent:
     """The daemon on the device, without Kafka: what it records is read from its spool."""
 
-    def __init__(self, world: World, folder: Path, targets: str, broker: str = "10.77.0.1:9", more: str = "") -> None:
+    def __init__(
+        self,
+        world: Any,  # with a `device`
+        folder: Path,
+        targets: str,
+        broker: str = "10.77.0.1:9",
+        more: str = "",
+        defaults: str = "interval: 1s",
+    ) -> None:
         self._world, self._folder = world, folder
         folder.mkdir()
         resolv = folder / "resolv.conf"
@@ -287,7 +295,7 @@ class Agent:
         config.write_text(
             f"agent: {{id: truth}}\nlocation: {{id: here}}\nstate_directory: {folder}/state\n"
             f"kafka: {{bootstrap_servers: ['{broker}']}}\nclock: {{synchronized: yes}}\n{more}\n"
-            f"defaults: {{interval: 1s}}\ntargets:\n{targets}"
+            f"defaults: {{{defaults}}}\ntargets:\n{targets}"
         )
         world.device.run("mount", "--bind", str(resolv), "/etc/resolv.conf")
         command = world.device.enter(sys.executable, "-m", "agent", "run", "--config", str(config))
