@@ -131,6 +131,8 @@ class DnsServer(asyncio.DatagramProtocol):
         self, parts: Iterable[bytes | float | object], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         for each in parts:
+            if writer.is_closing():
+                return
             if isinstance(each, float):
                 await asyncio.sleep(each)
             elif isinstance(each, bytes):

@@ -159,15 +159,15 @@ def test_nothing_stays(ran):
 # What no behaviour causes, and why.
 NOT_CAUSED = {
     "connect_unreachable": "a router says so: tests/probers/test_http.py",
-    "icmp_unreachable": "a router says so: tests/probers/test_icmp.py",
-    "icmp_timeout": "the kernel answers echoes on loopback: tests/probers/test_icmp.py",
+    "icmp_unreachable": "of a network of its own: tests/zoo/test_icmp.py",
+    "icmp_timeout": "of a network of its own: tests/zoo/test_icmp.py",
     "http_encoding": "bodies are not decoded yet",
     "not_measured": "the device's own: tests/test_schedule.py",
     "local_resource": "the device's own: tests/probers/test_exchange.py",
     "local_network": "the device's own: tests/probers/test_http.py",
     "clock_unsynchronized": "the device's own: tests/test_verdict.py",
     "internal": "a bug of the agent's own: tests/test_schedule.py",
-} | {code: "tests/probers/test_dns_prober.py" for code in get_args(ErrorCode) if code.startswith("dns_")}
+}
 
 
 def test_every_code_has_its_behaviour():
