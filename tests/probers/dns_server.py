@@ -171,18 +171,25 @@ def _frame(writer: asyncio.StreamWriter, message: bytes) -> None:
 
 @contextlib.asynccontextmanager
 async def dns_server(
-    behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0, *, stream: Behaviour | None = None
+    behaviour: Behaviour, host: str = "127.0.0.1", port: int = 0, *, stream: Behaviour | None = None, tcp: bool = True
 ) -> AsyncIterator[DnsServer]:
-    """A server on `host`; port 0 takes one that is free for UDP and TCP both. `stream`: see `DnsServer`."""
-    loop = asyncio.get_running_loop()
+    """A server on `host`; port 0 takes one that is free for UDP and TCP both. `stream`: see `DnsServer`.
+
+    `tcp`: else nobody listens there, though the port is taken.
+    """
     server = DnsServer(behaviour, stream)
-    listener = await asyncio.start_server(server.stream, host, port)
-    server.port = listener.sockets[0].getsockname()[1]
-    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=(host, server.port))
-    try:
-        yield server
-    finally:
-        transport.close()
-        listener.close()
-        await server.close()
-        await asyncio.sleep(0)  # the transports close in the next turn of the loop
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        server.port = bound.getsockname()[1]
+        listener = await asyncio.start_server(server.stream, sock=bound.dup()) if tcp else None
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=(host, server.port))
+        try:
+            yield server
+        finally:
+            transport.close()
+            if listener is not None:
+                listener.close()
+            await server.close()
+            await asyncio.sleep(0)  # the transports close in the next turn of the loop

@@ -6,7 +6,7 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 from agent.probers.result import Phase
@@ -36,6 +36,7 @@ TCP: tuple[Phase, ...] = ("connect", "send", "wait")
 TIMEOUT = Fails("dns_timeout", "path", "wait")
 BROKEN = Fails("dns_servfail", "target", "wait")
 MISMATCH = Fails("dns_answer_mismatch", "target", "wait")
+REFUSED_BY_TCP = Fails("connect_refused", "target", "connect")
 HUNG_UP = Fails("connect_reset", "target", "wait")
 FORMERR, NOTIMP = 1, 4
 
@@ -65,6 +66,7 @@ def dns(
     *,
     scheme: str = "dns",
     stream: Answers | None = None,
+    tcp: bool = True,
     phases: tuple[Phase, ...] | None = None,
     also: dict[str, object] | None = None,
     **options: Any,
@@ -73,7 +75,7 @@ def dns(
 
     @contextlib.asynccontextmanager
     async def serve(host: str) -> AsyncIterator[dict[str, Any]]:
-        async with dns_server(answer, host, stream=stream) as server:
+        async with dns_server(answer, host, stream=stream, tcp=tcp) as server:
             yield {"url": url_of(server.port, host, scheme), **options}
 
     return Behaviour(f"{scheme}: {name}", serve, expected, phases or (UDP if scheme == "dns" else TCP), also or {})
@@ -110,18 +112,24 @@ def elsewhere(name: str, host_of: Callable[[str], str]) -> Behaviour:
     return Behaviour(f"dns: {name}", serve, TIMEOUT, UDP)
 
 
+@contextlib.contextmanager
+def taken(host: str) -> Iterator[int]:
+    """A port for UDP and TCP on which nobody listens, and that nobody else can have."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as one, socket.socket(family) as other:
+        one.bind((host, 0))
+        one.connect((host, 9))  # and so takes nothing from others, to whom the kernel says that nobody listens
+        other.bind(one.getsockname()[:2])
+        yield one.getsockname()[1]
+
+
 def closed(scheme: str, expected: Fails) -> Behaviour:
-    """A port that is taken, for UDP and TCP, and on which nobody listens."""
+    """A port on which nobody listens."""
 
     @contextlib.asynccontextmanager
     async def serve(host: str) -> AsyncIterator[dict[str, Any]]:
-        # A connected socket takes nothing from others, whom the kernel tells that nobody listens.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as taken, socket.socket(family) as as_well:
-            taken.bind((host, 0))
-            taken.connect((host, 9))
-            as_well.bind(taken.getsockname()[:2])
-            yield {"url": url_of(taken.getsockname()[1], host, scheme)}
+        with taken(host) as port:
+            yield {"url": url_of(port, host, scheme)}
 
     return Behaviour(f"{scheme}: nobody listens", serve, expected, UDP if scheme == "dns" else TCP)
 
@@ -162,7 +170,7 @@ ANSWERS: dict[str, tuple[Answers, Up | Fails]] = {
     "answers": (lambda q: [found(q)], Up()),
     "finds nothing": (lambda q: [reply(q)], Up()),
     "takes its time": (lambda q: [0.3, found(q)], Up()),
-    "answers too late": (lambda q: [SILENCE + 0.3, found(q)], TIMEOUT),
+    "answers too late": (lambda q: [3 * SILENCE, found(q)], TIMEOUT),
     "is silent": (lambda q: [9.0], TIMEOUT),
     "answers thrice": (lambda q: [found(q)] * 3, Up()),
     "says more than its answer": (lambda q: [found(q) + os.urandom(100)], Up()),
@@ -213,6 +221,7 @@ BEHAVIOURS = [
     elsewhere("answers from another address", {"127.0.0.1": "127.0.0.2", "::1": "::1"}.__getitem__),
     closed("dns", Fails("dns_unreachable", "target", "wait")),
     closed("dns+tcp", Fails("connect_refused", "target", "connect")),
+    dns("truncated, then refuses", lambda q: [truncated(q)], REFUSED_BY_TCP, tcp=False, phases=TCP),
     after_truncating("whole", lambda q: [framed(found(q))], Up()),
     after_truncating("truncated again", lambda q: [framed(truncated(q))], BROKEN),
     after_truncating("SERVFAIL", lambda q: [framed(reply(q, rcode=SERVFAIL))], BROKEN),

@@ -31,7 +31,7 @@ from tests.probers.dns_server import (
 from tests.probers.dns_server import Behaviour as Answers
 from tests.probers.http_server import OK, answers, site
 from tests.zoo.behaviour import PLAIN, SILENCE, Behaviour, Fails, Up
-from tests.zoo.dns import FORMERR, NAME, NOTIMP, framed, much_work, pointing, truncated
+from tests.zoo.dns import FORMERR, NAME, NOTIMP, framed, much_work, pointing, taken, truncated
 
 AnswersFor = Callable[[str], Answers]
 """What a resolver answers, by the address of the site."""
@@ -55,14 +55,20 @@ def found(q: Question, host: str) -> bytes:
 
 
 def resolver(
-    name: str, answer: AnswersFor, expected: Up | Fails, *, stream: AnswersFor | None = None, one_ip: bool = False
+    name: str,
+    answer: AnswersFor,
+    expected: Up | Fails,
+    *,
+    stream: AnswersFor | None = None,
+    tcp: bool = True,
+    one_ip: bool = False,
 ) -> Behaviour:
     """A site that is well, with a name by this resolver. `one_ip`: only its own family of addresses is wanted."""
 
     @contextlib.asynccontextmanager
     async def serve(host: str) -> AsyncIterator[dict[str, Any]]:
         over_tcp = None if stream is None else stream(host)
-        async with site(answers(OK), host) as there, dns_server(answer(host), host, stream=over_tcp) as server:
+        async with site(answers(OK), host) as there, dns_server(answer(host), host, stream=over_tcp, tcp=tcp) as server:
             at = f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
             ip = ("6" if ":" in host else "4") if one_ip else "auto"
             yield {"url": there.url(name=NAME), "resolver": at, "ip": ip}
@@ -73,6 +79,18 @@ def resolver(
 def after_truncating(name: str, stream: AnswersFor, expected: Up | Fails) -> Behaviour:
     """One that says over UDP that its answer is to be had over TCP, and what it does there."""
     return resolver(f"truncated, then {name}", lambda host: lambda q: [truncated(q)], expected, stream=stream)
+
+
+def nobody_listens() -> Behaviour:
+    """A port that is taken, for UDP and TCP, and on which nobody listens."""
+
+    @contextlib.asynccontextmanager
+    async def serve(host: str) -> AsyncIterator[dict[str, Any]]:
+        async with site(answers(OK), host) as there:
+            with taken(host) as port:
+                yield {"url": there.url(name=NAME), "resolver": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+
+    return Behaviour("resolver: nobody listens", serve, unknown("dns_unreachable"), ("resolve", *PLAIN))
 
 
 def always(answer: Answers) -> AnswersFor:
@@ -141,7 +159,7 @@ ANSWERS: dict[str, tuple[AnswersFor, Up | Fails]] = {
     "says NOTIMP": (always(lambda q: [reply(q, rcode=NOTIMP)]), BROKEN),
     "says what nobody knows": (always(lambda q: [reply(q, rcode=14)]), BROKEN),
     "is silent": (always(lambda q: []), SILENT),
-    "answers too late": (lambda host: lambda q: [SILENCE + 0.3, found(q, host)], SILENT),
+    "answers too late": (lambda host: lambda q: [3 * SILENCE, found(q, host)], SILENT),
     "answers another id": (always(lambda q: [reply(q, address(NAME, "192.0.2.9"), id=q.id ^ 1)]), SILENT),
     "answers another question": (always(lambda q: [reply(q, section=name_bytes("x") + b"\0\1\0\1")]), SILENT),
     "answers another type": (always(lambda q: [reply(q, section=q.section[:-3] + b"\x10\0\1")]), SILENT),
@@ -156,6 +174,8 @@ ANSWERS: dict[str, tuple[AnswersFor, Up | Fails]] = {
 BEHAVIOURS = [
     *(resolver(name, *what) for name, what in ANSWERS.items()),
     resolver("has no address of the wanted family", other_family, NODATA, one_ip=True),
+    resolver("truncated, then refuses", always(lambda q: [truncated(q)]), unknown("dns_unreachable"), tcp=False),
+    nobody_listens(),
     after_truncating("whole", lambda host: lambda q: [framed(found(q, host))], Up()),
     after_truncating("whole, byte by byte", lambda host: lambda q: [
         part for byte in framed(found(q, host)) for part in (bytes([byte]), 0.005)
