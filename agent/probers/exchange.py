@@ -202,7 +202,8 @@ class _Connection:
             marks.append(("tls", self._secured))
         marks += [("send", self._sent), ("wait", self._first_byte), ("receive", None)]
         for phase, mark in marks:
-            ends = self._end if mark is None else mark
+            # What was there before its phase began, like an answer before the request was sent, took none of it.
+            ends = max(self._end if mark is None else mark, begins)
             setattr(phases, phase, round((ends - begins) * 1000, 3))
             begins = ends
             if mark is None:

@@ -6,6 +6,7 @@ import itertools
 import socket
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -230,6 +231,24 @@ async def test_silences(host):
 
     found = await asyncio.gather(*[seen(behaviour) for behaviour, _, _ in SILENCES.values()])
     assert dict(zip(SILENCES, found, strict=True)) == {case: each[1:] for case, each in SILENCES.items()}
+
+
+async def test_an_answer_that_came_with_the_connection():
+    """What was there before the request was sent took no time, and not less than none."""
+
+    def answer(listening):
+        with listening.accept()[0] as connection:
+            connection.sendall(OK)
+            connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        probing = asyncio.create_task(measure(f"http://127.0.0.1:{listening.getsockname()[1]}/"))
+        answering = asyncio.get_running_loop().run_in_executor(None, answer, listening)
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # so that both are seen at once
+        result = await probing
+        await answering
+    assert (result.error, reached(result), result.phases_ms.wait) == (None, WHOLE, 0)
 
 
 async def test_a_request_that_is_not_taken():
