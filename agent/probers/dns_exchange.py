@@ -187,7 +187,9 @@ class _OverTcp(_Exchange):
             if not self._take(message, now):
                 self._others += 1
             if self._others > MOST_OTHERS:
-                self._fail("dns_servfail", "target", f"more than {MOST_OTHERS} messages came that are no answer to it")
+                self._fail(
+                    "dns_servfail", "target", f"more than {MOST_OTHERS} messages came that do not answer the question"
+                )
 
     def ended(self, now: float) -> None:
         """See `End`."""
