@@ -25,13 +25,16 @@ from agent.device.uplink import Way, Ways
 from agent.probers import asking
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
-from agent.probers.result import Error, Peer, Result
+from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
-from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Seen, Status, judge, rule, vouches
+from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Ruling, Seen, judge, rule, vouches
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Settled = Callable[[Measurement, ClockState, Ruling], None]
+"""Who takes a measurement with its verdict, and the state of the wall clock when its result was told."""
 
 HOLD_SECONDS = 2.0
 PATIENCE_SECONDS = 0.3
@@ -49,23 +52,6 @@ LINKS_SECONDS = 1.0
 _BY_TCP = frozenset({"http", "tcp", "tls", "ws"})  # types of probers whose targets can be asked by a connection
 _HARMLESS = frozenset({"icmp", "dns"})  # whose measurement can be made again
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "dns": 53, "dns+tcp": 53, "dns+tls": 853}
-
-
-class Settled(Protocol):
-    """Who takes a result with its verdict. `clock`: as it was when the result was told. `seen`, `own`: None when nobody
-    looked.
-    """
-
-    def __call__(
-        self,
-        measurement: Measurement,
-        clock: ClockState,
-        status: Status,
-        error: Error | None,
-        seen: Seen | None = None,
-        own: tuple[Look, ...] | None = None,
-    ) -> None:
-        """Takes it."""
 
 
 class News(Protocol):
@@ -159,13 +145,13 @@ class Inquiry:
         if measurement.stall and at - measurement.started < ASK_SECONDS:
             self._stood_still = at
         if result.error is None and target.id not in self._queues:
-            self._settled(measurement, clock, "up", None)
+            self._settled(measurement, clock, Ruling("up"))
             return
-        ruling: tuple[Status, Error | None] | None = "up", None
+        ruling: Ruling | None = Ruling("up")
         if result.error is not None:
             ruling = judge(target, result, at, self._evidence, clock_synchronized=clock.synchronized)
         if ruling is not None:
-            self.in_order(target.id, partial(self._settled, measurement, clock, *ruling))
+            self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
             return
         case = _Case(measurement, at, clock)
         if case.peer is not None:
@@ -260,10 +246,10 @@ class Inquiry:
         del self._held[case]
         if case.look is not None:
             case.look.cancel()
-        if ruling[0] == "unknown":
+        if ruling.status == "unknown":
             self._judge_uplink(case, now)
-        seen = self._seen(case, now)
-        case.done = partial(self._settled, measurement, case.clock, *ruling, seen, found.own or None)
+        ruling = ruling._replace(seen=self._seen(case, now), own=found.own or None)
+        case.done = partial(self._settled, measurement, case.clock, ruling)
 
     def _close(self, case: _Case, now: float) -> None:
         case.found.over = True

@@ -16,12 +16,9 @@ from agent.device.identity import Run
 from agent.inquiry import Inquiry
 from agent.probers import prober_of
 from agent.probers.resolver import Resolver
-from agent.probers.result import Error
 from agent.record import Recorder
 from agent.schedule import Measurement
-from agent.verdict import Look, Seen, Status
-
-_Verdict = tuple[Measurement, ClockState, Status, Error | None, Seen | None, tuple[Look, ...] | None]
+from agent.verdict import Ruling, Status
 
 AT_ONCE = 50  # probes in flight; what comes beyond waits for its turn
 
@@ -50,24 +47,17 @@ def measure(config: Config) -> Iterator[tuple[Status, bytes]]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as the daemon does: the same figures
         settled = runner.run(_measure_all(config, clock))
     for target in config.targets:
-        measurement, state, status, error, seen, own = settled[target.id]
-        yield status, recorder.measured(measurement, status, error, state, seen, own).value
+        measurement, state, ruling = settled[target.id]
+        yield ruling.status, recorder.measured(measurement, ruling, state).value
 
 
-async def _measure_all(config: Config, clock: Clock) -> dict[str, _Verdict]:
+async def _measure_all(config: Config, clock: Clock) -> dict[str, tuple[Measurement, ClockState, Ruling]]:
     """By target id. Each target's answer is evidence for the others."""
     resolver, turn = Resolver(), asyncio.Semaphore(AT_ONCE)
-    settled: dict[str, _Verdict] = {}
+    settled: dict[str, tuple[Measurement, ClockState, Ruling]] = {}
 
-    def keep(
-        measurement: Measurement,
-        clock: ClockState,
-        status: Status,
-        error: Error | None,
-        seen: Seen | None = None,
-        own: tuple[Look, ...] | None = None,
-    ) -> None:
-        settled[measurement.target.id] = measurement, clock, status, error, seen, own
+    def keep(measurement: Measurement, clock: ClockState, ruling: Ruling) -> None:
+        settled[measurement.target.id] = measurement, clock, ruling
 
     inquiry = Inquiry(keep, resolver)
     inquiry.configure(config)

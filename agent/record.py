@@ -19,7 +19,7 @@ from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Dns, Error, Http, Icmp, Peer, Phases, Tls
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
-from agent.verdict import Look, Seen, Status
+from agent.verdict import Look, Ruling, Seen, Status
 
 SHOWN = 4 << 10  # bytes of a record that Kafka will not take
 TELLS_OF_LOSS = (b'{"event":"gap"', b'{"event":"record_rejected"')
@@ -329,19 +329,8 @@ class Recorder:
         """The last sequence number given out for each topic."""
         return tuple(LastSeq(self._worker, topic, seq) for topic, seq in self._seqs.items())
 
-    def measured(
-        self,
-        measurement: Measurement,
-        status: Status,
-        error: Error | None,
-        clock: ClockState,
-        seen: Seen | None = None,
-        own: tuple[Look, ...] | None = None,
-    ) -> Record:
-        """The record of a measurement with its verdict, and what was `seen` for it, `own`: at the target itself.
-
-        `clock`: as it was when the measurement was made.
-        """
+    def measured(self, measurement: Measurement, ruling: Ruling, clock: ClockState) -> Record:
+        """The record of a measurement with its verdict; `clock`: as it was when the measurement was made."""
         target, prober, scheduled, started, wall, result, stall = measurement
         return self._result(
             target,
@@ -351,9 +340,9 @@ class Recorder:
             started_at=stamp(wall),
             lateness_ms=_ms(started - scheduled),
             duration_ms=result.duration_ms,
-            status=status,
+            status=ruling.status,
             phases_ms=result.phases_ms,
-            error=error,
+            error=ruling.error,
             peer=result.peer,
             http=UNSET if result.http is None else result.http,
             tls=UNSET if result.tls is None else result.tls,
@@ -362,8 +351,8 @@ class Recorder:
             stall_ms=_ms(stall) if stall else UNSET,
             attempt=result.attempt,
             attempts=result.attempts or UNSET,
-            evidence=UNSET if seen is None else seen,
-            second_look=UNSET if own is None else own,
+            evidence=UNSET if ruling.seen is None else ruling.seen,
+            second_look=UNSET if ruling.own is None else ruling.own,
         )
 
     def missed(self, missed: Missed, clock: ClockState) -> Record:

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 from agent.device.clock import Clock, ClockState, boottime
 from agent.inquiry import Inquiry, News
 from agent.probers.resolver import Resolver
-from agent.probers.result import Error
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
 from agent.spool.spool import Spool
-from agent.verdict import Look, Seen, Status
+from agent.verdict import Ruling
 
 log = logging.getLogger(__name__)
 
@@ -118,18 +117,11 @@ class Results:
         self._missed += missed.ticks
         self.verdicts[missed.target.id] = Verdict("unknown", "not_measured", missed.wall, None)
 
-    def _settled(
-        self,
-        measurement: Measurement,
-        clock: ClockState,
-        status: Status,
-        error: Error | None,
-        seen: Seen | None = None,
-        own: tuple[Look, ...] | None = None,
-    ) -> None:
-        self._spool.append(self._recorder.measured(measurement, status, error, clock, seen, own))
-        code = None if error is None else error.code
-        self.verdicts[measurement.target.id] = Verdict(status, code, measurement.wall, measurement.result.duration_ms)
+    def _settled(self, measurement: Measurement, clock: ClockState, ruling: Ruling) -> None:
+        self._spool.append(self._recorder.measured(measurement, ruling, clock))
+        code = None if ruling.error is None else ruling.error.code
+        duration = measurement.result.duration_ms
+        self.verdicts[measurement.target.id] = Verdict(ruling.status, code, measurement.wall, duration)
         self._checks += 1
         lateness = (measurement.started - measurement.scheduled) * 1000
         self._lateness_ms = max(lateness, self._lateness_ms or 0.0)

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,6 @@ from agent.probers.result import Attribution, Error, Peer, Result
 
 Status = Literal["up", "down", "unknown"]
 Reach = Literal["here", "near", "far"]
-Ruling = tuple[Status, Error]
 
 SLOW_MS = 900.0  # to connect: the first packet was lost (it is sent again after 1 s: RFC 6298), or the way is very slow
 LOSS_SECONDS = 10.0  # so long a sign of loss counts
@@ -206,6 +205,17 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     loss: bool = False
 
 
+class Ruling(NamedTuple):
+    """What is recorded of one measurement besides what was found: the verdict, the error that goes with it, what was
+    `seen` for it, and the questions that the target itself was asked once more. Both are None when nobody looked.
+    """
+
+    status: Status
+    error: Error | None = None
+    seen: Seen | None = None
+    own: tuple[Look, ...] | None = None
+
+
 class Found(msgspec.Struct):
     """What an inquiry knows of one failure so far.
 
@@ -229,16 +239,16 @@ def judge(target: Target, result: Result, at: float, evidence: Evidence, *, cloc
     assert error is not None
     if error.code in ("tls_cert_expired", "tls_cert_not_yet_valid") and not clock_synchronized:
         told = f"this device's clock is not synchronized, so the certificate's dates cannot be judged: {error.message}"
-        return "unknown", Error(error.phase, "clock_unsynchronized", "local", told[:500])
+        return Ruling("unknown", Error(error.phase, "clock_unsynchronized", "local", told[:500]))
     if error.attribution == "path":
         if result.peer is not None and _reach(result.peer.address) == "here":
-            return "down", _attributed(error, "target")
+            return Ruling("down", _attributed(error, "target"))
         return None
     if error.attribution == "resolver" or error.code == "local_network":
         return None
     if error.phase == "resolve" and error.code in _NO_NAME and evidence.finds_names(target, at):
         return None  # one that finds other names; a single name's resolver is taken at its word
-    return ("down" if error.attribution == "target" else "unknown"), error
+    return Ruling("down" if error.attribution == "target" else "unknown", error)
 
 
 def rule(target: Target, result: Result, at: float, evidence: Evidence, found: Found) -> Ruling | None:
@@ -246,10 +256,10 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
     error = result.error
     assert error is not None
     if error.attribution == "local":
-        return ("unknown", error) if found.over or evidence.heard_since(None, at) else None
+        return Ruling("unknown", error) if found.over or evidence.heard_since(None, at) else None
     if found.barred:
         told = f"{error.message}; but {found.barred}"[:500]
-        return "unknown", Error(error.phase, error.code, "local", told)
+        return Ruling("unknown", Error(error.phase, error.code, "local", told))
     if found.own is None and not found.over:
         return None
     if error.phase == "resolve":
@@ -260,26 +270,27 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
 def _rule_on_silence(target: Target, result: Result, at: float, evidence: Evidence, found: Found) -> Ruling | None:
     error, own = result.error, found.own or ()
     assert error is not None
-    unknown: Ruling = "unknown", _attributed(error, "unknown")
+    unknown = Ruling("unknown", _attributed(error, "unknown"))
     answers = bool(own) and own[0].error is None
     if (answers and (not result.heard or own[0].what == "measure")) or evidence.lossy(target.id, at):
         return unknown
     if found.after is not None and (own or found.before is not None):
-        return "down", error
+        return Ruling("down", error)
     if answers and not result.resent and own[0].ms < SLOW_MS:
-        return "down", error  # its network takes connections, and took the request: what is silent is the target
+        # Its network takes connections, and took the request: what is silent is the target.
+        return Ruling("down", error)
     return unknown if found.over else None
 
 
 def _rule_on_resolver(target: Target, error: Error, at: float, evidence: Evidence, found: Found) -> Ruling | None:
-    unknown: Ruling = "unknown", _attributed(error, "resolver")
+    unknown = Ruling("unknown", _attributed(error, "resolver"))
     if found.own is None or any(look.error is None for look in found.own):
         return unknown  # the name may be there, or is: it is the resolver that failed
     if found.names is False or evidence.lossy(target.id, at):
         return unknown
     # A resolver near by may answer from its memory while there is no way out.
     if found.names and (error.code in _NO_NAME or evidence.heard_since(None, at)):
-        return "down", error
+        return Ruling("down", error)
     return unknown if found.over else None
 
 

@@ -30,7 +30,7 @@ from agent.record import (
 )
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
-from agent.verdict import Look, Seen
+from agent.verdict import Look, Ruling, Seen
 
 RESULT = jsonschema.Draft202012Validator(result_schema())
 EVENT = jsonschema.Draft202012Validator(event_schema())
@@ -83,7 +83,7 @@ def test_a_whole_result():
         tls=Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", True, "a", "b", "c", "d", "e", "f"),
     )
     recorder = a_recorder(country="TR", city="Istanbul", latitude=41.01, longitude=28.98, labels={"provider": "x"})
-    value = recorded(recorder.measured(a_measurement(result), "up", None, CLOCK))
+    value = recorded(recorder.measured(a_measurement(result), Ruling("up"), CLOCK))
     assert value.pop("clock").keys() == {"synchronized", "max_error_ms", "boot_id", "boottime_s"}
     version = value["agent"].pop("version")
     assert version.count(".") == 2
@@ -144,7 +144,7 @@ def test_what_a_verdict_rests_on():
     seen = Seen(1510.25, route=True, interface="eth0", link=True, other="bank", asked=4, answered=3)
     own = (Look("connect", 1500.1, address="203.0.113.7", port=443, error="connect_timeout"),)
     measurement = a_measurement(result)._replace(stall=0.12)
-    value = recorded(a_recorder().measured(measurement, "down", result.error, CLOCK, seen, own))
+    value = recorded(a_recorder().measured(measurement, Ruling("down", result.error, seen, own), CLOCK))
     assert value["stall_ms"] == 120.0
     assert value["evidence"] == {
         "waited_ms": 1510.25,
@@ -158,14 +158,14 @@ def test_what_a_verdict_rests_on():
     assert value["second_look"] == [
         {"what": "connect", "ms": 1500.1, "address": "203.0.113.7", "port": 443, "error": "connect_timeout"}
     ]
-    value = recorded(a_recorder().measured(a_measurement(result), "down", result.error, CLOCK))
+    value = recorded(a_recorder().measured(a_measurement(result), Ruling("down", result.error), CLOCK))
     assert not {"stall_ms", "evidence", "second_look"} & value.keys()
 
 
 def test_a_failure_has_null_for_what_was_not_reached():
     """Phases that were not reached are null, blocks without meaning are absent."""
     result = Result(5.0, Phases(resolve=5.0), Error("resolve", "dns_nxdomain", "target", "no such name"))
-    value = recorded(a_recorder().measured(a_measurement(result), "down", result.error, CLOCK))
+    value = recorded(a_recorder().measured(a_measurement(result), Ruling("down", result.error), CLOCK))
     assert value["phases_ms"] == {
         "resolve": 5.0,
         "connect": None,
@@ -207,7 +207,7 @@ def test_hops_and_attempts_are_in_the_record():
         http=Http(200, "1.1", 0, 1, (Hop("https://a.example/", 301, Phases(connect=1.0)),)),
         attempts=(Attempt("2001:db8::1", Phases(connect=2.0), Error("connect", "connect_refused", "target", "x")),),
     )
-    value = recorded(a_recorder().measured(a_measurement(result), "up", None, CLOCK))
+    value = recorded(a_recorder().measured(a_measurement(result), Ruling("up"), CLOCK))
     assert value["http"]["hops"][0]["url"] == "https://a.example/"
     assert value["attempts"][0]["error"]["code"] == "connect_refused"
 
@@ -232,7 +232,7 @@ def test_missed_ticks():
 def test_numbers_have_no_holes():
     """Each topic counts on its own, from 1."""
     recorder = a_recorder()
-    results = [recorder.measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK) for _ in range(3)]
+    results = [recorder.measured(a_measurement(Result(1.0, Phases())), Ruling("up"), CLOCK) for _ in range(3)]
     results.append(recorder.missed(Missed(TARGET, AProber(), 0.0, 0.0, 1, ""), CLOCK))
     events = [recorder.event(ConfigRejected, problems=("x",), count=1) for _ in range(2)]
     assert [record.seq for record in results] == [1, 2, 3, 4]
@@ -341,7 +341,7 @@ def test_of_what_tells_a_loss_no_rejection_is_told():
 def test_stamps_are_put_right():
     """A record of a wrong clock gets the stamps it would have had; all else of it stays as it is."""
     record = a_recorder().measured(
-        a_measurement(Result(1.0, Phases())), "up", None, ClockState(synchronized=False, max_error_ms=None)
+        a_measurement(Result(1.0, Phases())), Ruling("up"), ClockState(synchronized=False, max_error_ms=None)
     )
     before = json.loads(record.value)
     ahead = datetime.fromisoformat("2026-11-25T12:00:00Z").timestamp() - before["clock"]["boottime_s"]
@@ -368,7 +368,7 @@ def test_stamps_are_put_right():
 def test_stamps_that_are_right_stay(synchronized, seconds):
     """Those of a clock that was synchronized, and those that are as right as NTP makes them."""
     state = ClockState(synchronized=synchronized, max_error_ms=None)
-    record = a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None, state)
+    record = a_recorder().measured(a_measurement(Result(1.0, Phases())), Ruling("up"), state)
     value = json.loads(record.value)
     ahead = datetime.fromisoformat(value["started_at"]).timestamp() - value["clock"]["boottime_s"]
     assert corrected(record, ahead + seconds) is record
@@ -389,14 +389,14 @@ def test_echoes_and_a_dns_answer():
     """Their blocks are there for their probers, and an address may be without a port."""
     peer = Peer("192.0.2.1", None, "ipv4")
     icmp = Icmp(5, 4, RoundTrips(1.5, 2.5, 4.5, 0.5))
-    record = a_recorder().measured(a_measurement(Result(1.0, Phases(), peer=peer, icmp=icmp)), "up", None, CLOCK)
+    record = a_recorder().measured(a_measurement(Result(1.0, Phases(), peer=peer, icmp=icmp)), Ruling("up"), CLOCK)
     value = recorded(record)
     assert value["peer"] == {"address": "192.0.2.1", "port": None, "family": "ipv4"}
     trips = {"min": 1.5, "avg": 2.5, "max": 4.5, "stddev": 0.5}
     assert value["icmp"] == {"sent": 5, "received": 4, "rtt_ms": trips}
     assert not {"dns", "http", "tls"} & value.keys()
     dns = Dns("NOERROR", ("RD", "RA"), ("a. 60 IN A 192.0.2.1",), 1, "udp")
-    value = recorded(a_recorder().measured(a_measurement(Result(1.0, Phases(), dns=dns)), "up", None, CLOCK))
+    value = recorded(a_recorder().measured(a_measurement(Result(1.0, Phases(), dns=dns)), Ruling("up"), CLOCK))
     shown = {"rcode": "NOERROR", "flags": ["RD", "RA"], "answers": ["a. 60 IN A 192.0.2.1"], "answer_count": 1}
     assert value["dns"] == {**shown, "transport": "udp"}
     assert "icmp" not in value
@@ -404,7 +404,7 @@ def test_echoes_and_a_dns_answer():
 
 def test_the_schema_refuses_what_is_wrong():
     """A schema that accepts anything would prove nothing."""
-    value = json.loads(a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK).value)
+    value = json.loads(a_recorder().measured(a_measurement(Result(1.0, Phases())), Ruling("up"), CLOCK).value)
     for key, wrong in (("status", "maybe"), ("schema", 2), ("scheduled_at", "yesterday"), ("duration_ms", "1")):
         with pytest.raises(jsonschema.ValidationError):
             RESULT.validate({**value, key: wrong})
@@ -418,11 +418,11 @@ def test_a_record_that_cannot_be_encoded_leaves_no_hole():
     recorder = a_recorder()
     broken = Result(1.0, Phases(), Error("wait", "http_protocol", "target", "\ud800"))
     with pytest.raises(UnicodeEncodeError):
-        recorder.measured(a_measurement(broken), "down", broken.error, CLOCK)
-    assert recorder.measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK).seq == 1
+        recorder.measured(a_measurement(broken), Ruling("down", broken.error), CLOCK)
+    assert recorder.measured(a_measurement(Result(1.0, Phases())), Ruling("up"), CLOCK).seq == 1
 
 
 def test_whole_milliseconds_are_whole_numbers():
     """An interval is written as 10000, and only what is not whole with its fraction."""
-    value = a_recorder().measured(a_measurement(Result(1.0, Phases())), "up", None, CLOCK).value
+    value = a_recorder().measured(a_measurement(Result(1.0, Phases())), Ruling("up"), CLOCK).value
     assert b'"interval_ms":10000,"timeout_ms":3000,' in value

@@ -16,6 +16,7 @@ from agent.probers.result import Attempt, Dns, Error, Hop, Http, Icmp, Peer, Pha
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
 from agent.show import NotAResult, parse, printable, show
+from agent.verdict import Ruling
 
 TARGET = Target("shop", "https://shop.example/", "https://shop.example/", 10.0, 3.0)
 PHASES = Phases(3.1, 20.4, 41.0, 0.05, 19.2, 0.4)
@@ -33,7 +34,7 @@ def a_recorder():
 def a_record(status="up", error=None, phases=PHASES, synchronized="yes", **found):
     result = Result(84.213, phases, error, **{"peer": Peer("203.0.113.7", 443, "ipv4"), **found})
     measurement = Measurement(TARGET, AProber(), 1000.0, 1000.0, 1764000000.0, result)
-    return a_recorder().measured(measurement, status, error, Clock(synchronized).state()).value
+    return a_recorder().measured(measurement, Ruling(status, error), Clock(synchronized).state()).value
 
 
 def a_tls(ends, **fields):

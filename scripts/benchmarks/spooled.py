@@ -33,6 +33,7 @@ from agent.spool.record import Gap, Origin, Record
 from agent.spool.spool import Spool
 from agent.spool.store import Store
 from agent.spool.turn import New, Request
+from agent.verdict import Ruling
 from benchmarks.peers import Load, agent_config
 
 TICK = 0.25
@@ -68,7 +69,7 @@ def values(directory: Path) -> list[bytes]:
             tls=certificate(which % 20) if which % 2 else None,
         )
         measurement = Measurement(loaded.targets[which], probers[which], scheduled, started, 1.8e9 + started, result)
-        found.append(recorder.measured(measurement, "up", None, state).value)
+        found.append(recorder.measured(measurement, Ruling("up"), state).value)
     return found
 
 
