@@ -2,9 +2,10 @@
 
 When all is well it costs nothing: other targets answer within `PATIENCE_SECONDS` by themselves, and that is the proof.
 Only when they do not, a few addresses that ought to answer are asked: other targets, the configured references, Kafka's
-brokers. The target itself is asked a second time, rarely: when it fell silent, and each `AGAIN_SECONDS` while it is.
-What all this takes is not in the measurement's duration. What comes of a target while a result of it is held waits
-behind it, so that the records of one target are in order.
+brokers. The target itself is asked a second time, rarely: when it fell silent, and each `asking.AGAIN_SECONDS` while it
+is. Its resolver is asked where it may have led to somebody else (`agent.naming`). What all this takes is not in the
+measurement's duration. What comes of a target while a result of it is held waits behind it, so that the records of one
+target are in order.
 """
 
 import asyncio
@@ -22,12 +23,13 @@ from urllib.parse import urlsplit
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.uplink import Way, Ways
+from agent.naming import Naming
 from agent.probers import asking
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
-from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Ruling, Seen, judge, rule, vouches
+from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Named, Ruling, Seen, judge, rule, vouches
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,6 @@ Settled = Callable[[Measurement, ClockState, Ruling], None]
 
 HOLD_SECONDS = 2.0
 PATIENCE_SECONDS = 0.3
-ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
-AGAIN_SECONDS = 60.0
 MOST_HELD = 2_000  # results; with more the oldest is judged by what is known
 FEW_HELD = 50  # that are looked at whenever there is something new; with more, each is
 TRY_SECONDS = 0.25  # only so often
@@ -79,7 +79,7 @@ class _Asked:
 class _Case:
     """One doubtful result."""
 
-    __slots__ = ("asked", "at", "clock", "done", "found", "look", "measurement", "way")
+    __slots__ = ("asked", "at", "clock", "done", "found", "look", "measurement", "naming", "way")
 
     def __init__(self, measurement: Measurement, at: float, clock: ClockState) -> None:
         self.measurement, self.at, self.clock = measurement, at, clock
@@ -87,6 +87,7 @@ class _Case:
         self.way: Way | None = None
         self.asked: _Asked | None = None
         self.look: asyncio.Task[None] | None = None
+        self.naming: asyncio.Task[None] | None = None
         self.done: Callable[[], None] | None = None  # once it is decided
 
     @property
@@ -98,8 +99,16 @@ class _Case:
         error = self.measurement.result.error
         return error is not None and error.phase == "resolve" and error.attribution in ("resolver", "target")
 
+    @property
+    def answered(self) -> bool:
+        """Somebody did, and wrongly."""
+        error = self.measurement.result.error
+        return error is not None and error.attribution == "target" and error.phase != "resolve"
+
     def is_to_be_asked_for(self, now: float) -> bool:
         """How it is with the resolver at once; with the way out when nobody told by himself."""
+        if self.answered:
+            return False
         return self.resolver_is_blamed or now >= self.at + PATIENCE_SECONDS
 
 
@@ -109,6 +118,7 @@ class Inquiry:
     def __init__(self, settled: Settled, resolver: Resolver | None = None, news: News | None = None) -> None:
         self._settled, self._resolver, self._news = settled, resolver, news
         self._evidence = Evidence()
+        self._naming = Naming(resolver)
         self._ways = Ways()
         self._held: dict[_Case, None] = {}  # undecided
         self._queues: dict[str, deque[_Case | Callable[[], None]]] = {}  # by target, where one is undecided
@@ -126,6 +136,7 @@ class Inquiry:
         self._references, self._brokers = config.uplink.references, config.kafka.bootstrap_servers
         ids = {target.id for target in config.targets if target.enabled}
         self._evidence.keep_only(ids)
+        self._naming.keep_only(ids)
         self._looked = {target_id: at for target_id, at in self._looked.items() if target_id in ids}
 
     def uplink(self) -> tuple[float | None, str]:
@@ -142,24 +153,31 @@ class Inquiry:
             self._close(first, at)
         target, result = measurement.target, measurement.result
         self._evidence.note(target, result, at, measurement.stall)
-        if measurement.stall and at - measurement.started < ASK_SECONDS:
+        if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
-        if result.error is None and target.id not in self._queues:
-            self._settled(measurement, clock, Ruling("up"))
-            return
+        known: Named | None = Named()
         ruling: Ruling | None = Ruling("up")
-        if result.error is not None:
-            ruling = judge(target, result, at, self._evidence, clock_synchronized=clock.synchronized)
+        if result.error is None:
+            self._naming.note(target, result, at)
+            if target.id not in self._queues:
+                self._settled(measurement, clock, Ruling("up"))
+                return
+        else:
+            known = self._naming.known(measurement, at)
+            ruling = judge(target, result, at, self._evidence, clock_synchronized=clock.synchronized, named=known)
         if ruling is not None:
             self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
             return
         case = _Case(measurement, at, clock)
+        case.found.named = known
         if case.peer is not None:
             began = measurement.started + result.earlier_ms / 1000
             case.found.before = self._evidence.other(target.id, case.peer, began, at)
         self._held[case] = None
         self._queues.setdefault(target.id, deque()).append(case)
         if self._resolver is not None:
+            if known is None:
+                case.naming = self._begin(self._look_at_names(case))
             self._look_again(case)
             if self._attending is None:
                 self._attending = asyncio.get_running_loop().create_task(self._attend())
@@ -194,6 +212,7 @@ class Inquiry:
             task.cancel()
         for case in list(self._held):
             self._close(case, boottime())
+        self._naming.end()
 
     async def until_all_are_settled(self) -> None:
         """Takes `HOLD_SECONDS` at most, if no more results come."""
@@ -230,6 +249,8 @@ class Inquiry:
         found, measurement = case.found, case.measurement
         if now >= case.at + HOLD_SECONDS:
             found.over = True
+        if found.named is None:
+            found.named = self._naming.known(measurement, now)
         if found.after is None and case.peer is not None:
             until = case.at + PROOF_SECONDS
             found.after = self._evidence.other(measurement.target.id, case.peer, case.at, until)
@@ -244,11 +265,13 @@ class Inquiry:
             self._look_at_way(case, now)
             ruling = rule(measurement.target, measurement.result, case.at, self._evidence, found) or ruling
         del self._held[case]
-        if case.look is not None:
-            case.look.cancel()
+        for task in (case.look, case.naming):
+            if task is not None:
+                task.cancel()
         if ruling.status == "unknown":
             self._judge_uplink(case, now)
-        ruling = ruling._replace(seen=self._seen(case, now), own=found.own or None)
+        looks = *(found.own or ()), *(found.named.looks if found.named else ())
+        ruling = ruling._replace(seen=self._seen(case, now), own=looks or None)
         case.done = partial(self._settled, measurement, case.clock, ruling)
 
     def _close(self, case: _Case, now: float) -> None:
@@ -282,7 +305,7 @@ class Inquiry:
             self._news.uplink_lost(case.measurement.started, why)
 
     def _seen(self, case: _Case, now: float) -> Seen:
-        way, asked = case.way or Way(), case.asked or _Asked()
+        way, asked, named = case.way or Way(), case.asked or _Asked(), case.found.named or Named()
         return Seen(
             route=way.route,
             interface=way.interface,
@@ -295,6 +318,8 @@ class Inquiry:
             answered=asked.answered,
             names_asked=asked.names_asked,
             names_found=asked.names_found,
+            names_compared=named.compared,
+            names_kept=named.kept,
             loss=self._evidence.lossy(case.measurement.target.id, now),
             waited_ms=round((now - case.at) * 1000, 3),
         )
@@ -328,18 +353,23 @@ class Inquiry:
 
     def _look_again(self, case: _Case) -> None:
         target, error = case.measurement.target, case.measurement.result.error
-        if error is None or error.attribution == "local":
+        if error is None or error.attribution == "local" or case.answered:
             return
         may_be_asked = case.peer is not None and case.measurement.prober.type in _BY_TCP | _HARMLESS
         if not case.resolver_is_blamed and not may_be_asked:
             return
-        last = self._looked.get(target.id, -AGAIN_SECONDS)
-        silent_still = self._evidence.last_quick(target.id) <= last and case.at - last < AGAIN_SECONDS
+        last = self._looked.get(target.id, -asking.AGAIN_SECONDS)
+        silent_still = self._evidence.last_quick(target.id) <= last and case.at - last < asking.AGAIN_SECONDS
         if silent_still and case.found.before is not None:
             return
         case.found.own = None  # that it was silent once is not enough: what was lost on the way looks the same
         if not case.resolver_is_blamed:
             case.look = self._begin(self._second_look(case))
+
+    async def _look_at_names(self, case: _Case) -> None:
+        case.found.named = await self._naming.look(case.measurement)
+        if case in self._held:
+            self._try(case, boottime())
 
     async def _second_look(self, case: _Case) -> None:
         async with self._looks:
@@ -361,7 +391,7 @@ class Inquiry:
         peer = case.peer
         assert peer is not None
         assert peer.port is not None
-        same = _connect(peer.address, peer.port, ASK_SECONDS)
+        same = _connect(peer.address, peer.port, asking.ASK_SECONDS)
         first, others = await asyncio.gather(same, self._ask_siblings(case, peer.address, peer.port))
         return [first, *others]
 
@@ -370,7 +400,7 @@ class Inquiry:
         target, name = case.measurement.target, _host(case.measurement)
         if self._resolver is None or target.connect_to is not None or name is None:
             return []
-        third = ASK_SECONDS / 3
+        third = asking.ASK_SECONDS / 3
         _, _, addresses = await asking.resolve(self._resolver, name, target.ip, target.resolver, third)
         if first not in addresses:
             return []
@@ -387,7 +417,7 @@ class Inquiry:
 
     async def _resolve(self, name: str, ip: str, server: str | None) -> Look:
         assert self._resolver is not None
-        ms, error, _ = await asking.resolve(self._resolver, name, ip, server, ASK_SECONDS)
+        ms, error, _ = await asking.resolve(self._resolver, name, ip, server, asking.ASK_SECONDS)
         return Look("resolve", ms, server=server or "host", error=error)
 
     # Others
@@ -419,7 +449,7 @@ class Inquiry:
     async def _ask(self, asked: _Asked, key: str, address: str, port: int) -> None:
         asked.asked += 1
         begun = boottime()
-        ms, error = await asking.connect(address, port, ASK_SECONDS)
+        ms, error = await asking.connect(address, port, asking.ASK_SECONDS)
         if error is not None:
             asked.silent += 1
             if asked.nobody:
@@ -457,13 +487,13 @@ class Inquiry:
             return
         addresses: tuple[str, ...] = (name,)
         if not is_address(name):
-            _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, ASK_SECONDS / 3)
+            _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, asking.ASK_SECONDS / 3)
         for address in addresses[:1]:
             await self._ask(asked, f"reference {reference}", address, port)
 
 
 async def _measure_again(measurement: Measurement) -> Look:
-    result = await single(measurement.prober).probe(time.monotonic() + ASK_SECONDS)
+    result = await single(measurement.prober).probe(time.monotonic() + asking.ASK_SECONDS)
     return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
 
 

@@ -1,6 +1,7 @@
 """From what a probe found to a verdict: `up`, `down`, or `unknown` when this device could not judge.
 
-A failure that can only mean the target is `down` at once. Silence, and trouble with the resolver, are doubtful: they
+A failure that can only mean the target is `down` at once. Where a resolver had named the address, it may be that of
+somebody else: see `Named`. Silence, and trouble with the resolver, are doubtful: they
 are `down` only when something proves that this device's own way out worked *after* the measurement had failed. What
 proves it: another target as far away, of the same family, that answered since, or an address that was asked just then
 (`agent.inquiry` asks). And nothing may speak against it: a link that went down or up meanwhile, answers that others had
@@ -168,7 +169,8 @@ class Evidence:
 
 class Look(msgspec.Struct, frozen=True, omit_defaults=True):
     """One more question that was asked when the measurement had failed: `connect` to an `address`, `resolve` by a
-    `server`, or `measure` all of it again. `ms`: how long it took. `error`: its code; without it there was an answer.
+    `server` (another `name` than the target's, if there is one; `address`: the first that it gave), or `measure` all of
+    it again (at another `address`). `ms`: how long it took. `error`: its code; without it there was an answer.
     """
 
     what: Literal["connect", "resolve", "measure"]
@@ -176,6 +178,7 @@ class Look(msgspec.Struct, frozen=True, omit_defaults=True):
     address: str | None = None
     port: int | None = None
     server: str | None = None
+    name: str | None = None
     error: str | None = None
 
 
@@ -186,7 +189,8 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     changed since the measurement began; the `gateway`, and whether it answers to the question for its hardware address.
     Of others, when the measurement had ended: the id of an `other` target that answered; how many addresses were
     `asked`, and `answered`; for how many other names its resolver was asked (`names_asked`), and found an address
-    (`names_found`); `loss`: some had to be asked twice lately.
+    (`names_found`); how many other names, which had kept their addresses, were asked for (`names_compared`), and have
+    one of these still (`names_kept`); `loss`: some had to be asked twice lately.
     `waited_ms` went by between the measurement's end and its verdict.
     """
 
@@ -202,6 +206,8 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     answered: int = 0
     names_asked: int = 0
     names_found: int = 0
+    names_compared: int = 0
+    names_kept: int = 0
     loss: bool = False
 
 
@@ -216,12 +222,56 @@ class Ruling(NamedTuple):
     own: tuple[Look, ...] | None = None
 
 
+class Named(msgspec.Struct, frozen=True):
+    """What a closer look at the addresses brought that a resolver had named.
+
+    `by_wildcard`: the one that it gives for a name that cannot exist, too. `well_at`: an address that a name had when
+    its target was up, and where the target is well now; None unless it has another now. `steady`: until lately the name
+    kept its addresses. `taken_back`: asked again, the resolver gives one of these, and the failed one no more. `kept`
+    of `compared` other names that did so have one of theirs still. `liar`: it was found to lie about others just then.
+    """
+
+    by_wildcard: str | None = None
+    well_at: str | None = None
+    steady: bool = False
+    taken_back: bool = False
+    compared: int = 0
+    kept: int = 0
+    liar: bool = False
+    looks: tuple[Look, ...] = ()
+
+    @property
+    def lies_about_all(self) -> bool:
+        """Whether no address can be believed that this resolver gives."""
+        return self.well_at is not None and self.compared > 2 * self.kept
+
+    @property
+    def doubt(self) -> str:
+        """Why the address may be that of somebody else, for people; empty when there is no reason to think so.
+
+        A resolver that answers for names that do not exist may be right about those that do, hence: the same address.
+        A name that has a new address may have moved, and some have another one each time, which excuses nobody.
+        """
+        if self.by_wildcard is not None:
+            return f"the resolver answers with {self.by_wildcard} for names that do not exist"
+        if self.liar:
+            return "the resolver gave wrong addresses for other names just then"
+        if self.well_at is None:
+            return ""
+        if self.steady and self.taken_back:
+            return f"it is well at {self.well_at}, which is the address that the resolver gives again"
+        if self.lies_about_all or (self.steady and not self.compared):
+            return f"it is well at {self.well_at}, the address that it had before"
+        return ""
+
+
 class Found(msgspec.Struct):
     """What an inquiry knows of one failure so far.
 
     `own`: the second look at the target, whose first question is the one that had failed; None while it is under way.
     `before`, `after`: who else answered while it was measured, and soon after. `names`: whether the resolver finds most
-    of the other names that it is asked for; None while it is not known. `barred`: why nothing could come through, on
+    of the other names that it is asked for; None while it is not known. `named`: what is to be thought of the address,
+    None while that is looked for. `barred`: why nothing could come through, on
     this device's side. `over`: it has to be judged now.
     """
 
@@ -229,12 +279,21 @@ class Found(msgspec.Struct):
     before: str | None = None
     after: str | None = None
     names: bool | None = None
+    named: Named | None = Named()
     barred: str = ""
     over: bool = False
 
 
-def judge(target: Target, result: Result, at: float, evidence: Evidence, *, clock_synchronized: bool) -> Ruling | None:
-    """The verdict of a failure and the error to record with it; None when it is doubtful."""
+def judge(
+    target: Target,
+    result: Result,
+    at: float,
+    evidence: Evidence,
+    *,
+    clock_synchronized: bool,
+    named: Named | None = None,
+) -> Ruling | None:
+    """The verdict of a failure and the error to record with it; None when it is doubtful. `named`: as it is known."""
     error = result.error
     assert error is not None
     if error.code in ("tls_cert_expired", "tls_cert_not_yet_valid") and not clock_synchronized:
@@ -248,6 +307,8 @@ def judge(target: Target, result: Result, at: float, evidence: Evidence, *, cloc
         return None
     if error.phase == "resolve" and error.code in _NO_NAME and evidence.finds_names(target, at):
         return None  # one that finds other names; a single name's resolver is taken at its word
+    if error.attribution == "target" and result.named:
+        return None if named is None else _rule_on_answer(error, named)
     return Ruling("down" if error.attribution == "target" else "unknown", error)
 
 
@@ -257,6 +318,10 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
     assert error is not None
     if error.attribution == "local":
         return Ruling("unknown", error) if found.over or evidence.heard_since(None, at) else None
+    if found.named is None and not found.over:
+        return None
+    if error.attribution == "target" and error.phase != "resolve":
+        return _rule_on_answer(error, found.named or Named())
     if found.barred:
         told = f"{error.message}; but {found.barred}"[:500]
         return Ruling("unknown", Error(error.phase, error.code, "local", told))
@@ -264,7 +329,17 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
         return None
     if error.phase == "resolve":
         return _rule_on_resolver(target, error, at, evidence, found)
+    if found.named is not None and found.named.doubt:
+        return _rule_on_answer(error, found.named)
     return _rule_on_silence(target, result, at, evidence, found)
+
+
+def _rule_on_answer(error: Error, named: Named) -> Ruling:
+    """Somebody answered, and wrongly; or nobody did where the resolver had led."""
+    if not named.doubt:
+        return Ruling("down", error)
+    told = f"{error.message}; but {named.doubt}"[:500]
+    return Ruling("unknown", Error(error.phase, error.code, "resolver", told))
 
 
 def _rule_on_silence(target: Target, result: Result, at: float, evidence: Evidence, found: Found) -> Ruling | None:

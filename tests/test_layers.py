@@ -68,6 +68,14 @@ ARROWS = {
         "agent.config.model",
         "agent.device.clock",
         "agent.device.uplink",
+        "agent.naming",
+        "agent.probers",
+        "agent.schedule",  # plain `Measurement`
+        "agent.verdict",
+    },
+    "agent.naming": {
+        "agent.config.model",
+        "agent.device.clock",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
         "agent.verdict",

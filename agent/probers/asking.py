@@ -7,6 +7,9 @@ import time
 from agent.probers.faults import failure_of
 from agent.probers.resolver import ResolveError, Resolver
 
+ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
+AGAIN_SECONDS = 60.0  # between two looks at a target that keeps failing
+
 
 async def connect(address: str, port: int, seconds: float) -> tuple[float, str | None]:
     """Connects to a numeric address and hangs up at once: milliseconds, and the error's code when nothing came back.

@@ -45,6 +45,7 @@ async def measure(target: Target, host: str, resolver: Resolver, deadline: float
         error=_masked(result.error, mask),
         attempts=attempts,
         resolver=server,
+        named=() if server is None or result.peer is None else ((host, result.peer.address),),
     )
 
 

@@ -84,9 +84,12 @@ class HttpProber:
         hops: list[Hop] = []
         attempts: list[Attempt] = []
         resolver: str | None = None
+        named: list[tuple[str, str]] = []
         while True:
             tried = await self._try(request, deadline, attempts)
             resolver = tried.resolver or resolver
+            if tried.resolver is not None and tried.peer is not None:
+                named.append((request.host, tried.peer.address))
             following = self._judge(request, tried, visited)
             if not isinstance(following, _Request):
                 break
@@ -106,6 +109,7 @@ class HttpProber:
             tls=tried.tls,
             attempts=tuple(attempts),
             resolver=resolver,
+            named=tuple(named),
             resent=tried.resent,
         )
 

@@ -174,8 +174,9 @@ class Result(msgspec.Struct, frozen=True):
     """One measurement. `duration_ms` is all of it, redirects and earlier attempts included; `earlier_ms`: of it, what
     went by before the last attempt began, which is number `attempt`.
 
-    `resolver`: address of the DNS server that answered a question of this measurement, if one did. `resent`: at its
-    time-out something on the connection had been sent again or was not acknowledged, so the network may have lost it.
+    `resolver`: address of the DNS server that answered a question of this measurement, if one did; `named`: the names
+    that it found, and the address of each that was tried last. `resent`: at its time-out something on the connection
+    had been sent again or was not acknowledged, so the network may have lost it.
     """
 
     duration_ms: float
@@ -190,6 +191,7 @@ class Result(msgspec.Struct, frozen=True):
     attempt: int = 1
     earlier_ms: float = 0.0
     resolver: str | None = None
+    named: tuple[tuple[str, str], ...] = ()
     resent: bool = False
 
     @property

@@ -1,0 +1,236 @@
+"""Whether an address that a resolver named is the target's: a closer look, when a target failed at one.
+
+A resolver that lies (a captive portal's, a hijacked or broken one) leads to somebody else, who refuses, answers wrongly
+or says nothing. It is asked for a name that cannot exist; and when a name has another address than those at which its
+target was up, the target is measured at one of these, and other names are asked for. What is thought of the answers is
+in `agent.verdict.Named`. Nothing is asked while all is well, and of a target that keeps failing rarely.
+"""
+
+import asyncio
+import math
+import random
+import secrets
+import time
+from collections.abc import Collection
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from agent.config.model import Target
+from agent.device.clock import boottime
+from agent.probers import asking, prober_of
+from agent.probers.resolver import Resolved, Resolver
+from agent.probers.result import Result
+from agent.schedule import Measurement
+from agent.verdict import Look, Named
+
+STEADY = 5  # times in a row that a target was up at an address which its name had before
+MOVED_SECONDS = 3600.0  # so long a single name is not believed to have moved from an address at which it is well
+LIE_SECONDS = 10.0  # so long a lie about other names counts
+MOST_NAMES = 20_000  # that are remembered
+MOST_ADDRESSES = 8  # of each
+MOST_COMPARED = 3  # other names
+MOST_LOOKS = 8  # at once
+SOON_SECONDS = 0.3  # so long the name that cannot exist has before anything else is asked
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that may be repeated (RFC 9110, section 9.2.1)
+
+_Name = tuple[str | None, str]  # the `resolver` option of its targets, and the name
+
+
+class _Known(msgspec.Struct):
+    """Where targets of a name were up: its addresses, the latest first, and when that was (seconds since boot).
+
+    `kept`: how often in a row `target_id`, which was the first at the newest of them, was up at one of them since.
+    """
+
+    addresses: tuple[str, ...]
+    at: float
+    target_id: str
+    kept: int = 0
+
+
+class _Looked(NamedTuple):
+    """The last look at what was named for a target."""
+
+    at: float
+    named: tuple[tuple[str, str], ...]
+    found: Named
+
+
+class _Change(NamedTuple):
+    """The last look at an address that was new."""
+
+    at: float
+    found: Named
+
+
+class _Remembering(Resolver):
+    """Names what was known of a name, if anything was."""
+
+    def __init__(self, resolver: Resolver, known: dict[_Name, _Known]) -> None:
+        self._others, self._remembered = resolver, known
+
+    async def resolve(
+        self, name: str, *, ip: Literal["auto", "4", "6"], deadline: float, server: str | None = None
+    ) -> Resolved:
+        """See `Resolver`."""
+        if (known := self._remembered.get((server, name))) is not None:
+            return Resolved(known.addresses, None)
+        return await self._others.resolve(name, ip=ip, deadline=deadline, server=server)
+
+
+class Naming:
+    """Remembers addresses, and looks at those that fail. Without a resolver nothing is doubted."""
+
+    def __init__(self, resolver: Resolver | None) -> None:
+        self._resolver = resolver
+        self._known: dict[_Name, _Known] = {}
+        self._looked: dict[str, _Looked] = {}  # by target id, as is
+        self._changes: dict[str, _Change] = {}
+        self._lied: dict[str | None, float] = {}  # by `resolver` option: when it was found to lie about all names
+        self._no_names: dict[str | None, tuple[float, asyncio.Task[tuple[Look, tuple[str, ...]]]]] = {}
+        self._looks = asyncio.Semaphore(MOST_LOOKS)
+
+    def note(self, target: Target, result: Result, at: float) -> None:
+        """A target was up."""
+        for name, address in result.named:
+            key = target.resolver, name
+            known = self._known.get(key)
+            if known is None:
+                if len(self._known) >= MOST_NAMES:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = _Known((address,), at, target.id)
+                continue
+            known.at = at
+            if address != known.addresses[0]:
+                if address not in known.addresses:
+                    if self._lied.get(target.resolver, -math.inf) >= at - LIE_SECONDS:
+                        continue
+                    known.target_id, known.kept = target.id, -1
+                others = [each for each in known.addresses if each != address]
+                known.addresses = (address, *others[: MOST_ADDRESSES - 1])
+            known.kept += known.target_id == target.id
+
+    def keep_only(self, target_ids: Collection[str]) -> None:
+        """Forgets what was seen by the other targets."""
+        for name in [name for name, known in self._known.items() if known.target_id not in target_ids]:
+            del self._known[name]
+        self._looked = {each: last for each, last in self._looked.items() if each in target_ids}
+        self._changes = {each: last for each, last in self._changes.items() if each in target_ids}
+
+    def end(self) -> None:
+        """Asks nobody any more."""
+        for _, task in self._no_names.values():
+            task.cancel()
+
+    def known(self, measurement: Measurement, now: float) -> Named | None:
+        """What is to be thought of it as far as that is known without asking."""
+        target, result = measurement.target, measurement.result
+        if self._resolver is None or not result.named:
+            return Named()
+        lied = self._lied.get(target.resolver, -math.inf) >= measurement.started - LIE_SECONDS
+        if lied and self._is_new(target, result):
+            return Named(liar=True)
+        last = self._looked.get(target.id)
+        if last is not None and last.named == result.named and now - last.at < asking.AGAIN_SECONDS:
+            return msgspec.structs.replace(last.found, looks=())
+        return None
+
+    async def look(self, measurement: Measurement) -> Named:
+        """Asks."""
+        target, result = measurement.target, measurement.result
+        no_name = self._ask_for_no_name(target.resolver, measurement.started)
+        await asyncio.wait([no_name], timeout=SOON_SECONDS)
+        found, changed = Named(), self._changed(target, result)
+        if changed is not None and not (no_name.done() and _wildcard(result, no_name)):
+            found = await self._look_at_change(measurement, *changed)
+        look, _ = await asyncio.shield(no_name)
+        found = msgspec.structs.replace(found, by_wildcard=_wildcard(result, no_name), looks=(look, *found.looks))
+        self._looked[target.id] = _Looked(boottime(), result.named, found)
+        return found
+
+    def _is_new(self, target: Target, result: Result) -> bool:
+        """Was no target ever up at one of these addresses, as far as is remembered?"""
+        known = [(self._known.get((target.resolver, name)), address) for name, address in result.named]
+        return any(each is None or address not in each.addresses for each, address in known)
+
+    def _changed(self, target: Target, result: Result) -> tuple[str, str, _Known] | None:
+        """The first name that had other addresses, and the one that it has now."""
+        for name, address in result.named:
+            known = self._known.get((target.resolver, name))
+            if known is not None and address not in known.addresses:
+                return name, address, known
+        return None
+
+    def _ask_for_no_name(self, server: str | None, since: float) -> asyncio.Task[tuple[Look, tuple[str, ...]]]:
+        """For a name that cannot exist (RFC 6761, section 6.4); one question for all that failed before it."""
+        asked = self._no_names.get(server)
+        if asked is None or asked[0] < since:
+            work = self._resolve(f"{secrets.token_hex(8)}.invalid", "auto", server, named=True)
+            asked = self._no_names[server] = boottime(), asyncio.get_running_loop().create_task(work)
+        return asked[1]
+
+    async def _look_at_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Named:
+        target, steady = measurement.target, known.kept >= STEADY
+        last = self._changes.get(target.id)
+        if last is not None and boottime() - last.at < asking.AGAIN_SECONDS and (last.found.doubt or not steady):
+            return msgspec.structs.replace(last.found, looks=())
+        async with self._looks:
+            own, (again, addresses), (compared, kept) = await asyncio.gather(
+                self._measure(measurement, known.addresses[0]),
+                self._resolve(name, target.ip, target.resolver),
+                self._compare(target, {name for name, _ in measurement.result.named}),
+            )
+        now = boottime()
+        found = Named(
+            well_at=own.address if own.error is None else None,
+            steady=steady and now - known.at < MOVED_SECONDS,
+            taken_back=address not in addresses and any(each in known.addresses for each in addresses),
+            compared=compared,
+            kept=kept,
+            looks=(own, again),
+        )
+        self._changes[target.id] = _Change(now, found)
+        if found.lies_about_all:
+            self._lied[target.resolver] = now
+        return found
+
+    async def _measure(self, measurement: Measurement, address: str) -> Look:
+        """At the address that was known; a request that may not be repeated is not."""
+        target, peer = measurement.target, measurement.result.peer
+        assert self._resolver is not None
+        seconds = min(asking.ASK_SECONDS, target.timeout)
+        if measurement.prober.type == "http" and target.method not in _SAFE:
+            port = 80 if peer is None or peer.port is None else peer.port
+            ms, error = await asking.connect(address, port, seconds)
+            return Look("connect", ms, address=address, port=port, error=error)
+        prober = prober_of(target, _Remembering(self._resolver, self._known))
+        result = await prober.probe(time.monotonic() + seconds)
+        error = None if result.error is None else result.error.code
+        return Look("measure", result.duration_ms, address=address, error=error)
+
+    async def _compare(self, target: Target, but: Collection[str]) -> tuple[int, int]:
+        """For how many other names that kept their addresses there was an answer, and how many have one of these."""
+        others = [
+            (name, known)
+            for (server, name), known in self._known.items()
+            if server == target.resolver and known.kept >= STEADY and name not in but
+        ]
+        others = random.sample(others, min(len(others), MOST_COMPARED))
+        answers = await asyncio.gather(*(self._resolve(name, "auto", target.resolver) for name, _ in others))
+        pairs = [(set(each), known) for (_, each), (_, known) in zip(answers, others, strict=True) if each]
+        return len(pairs), sum(not each.isdisjoint(known.addresses) for each, known in pairs)
+
+    async def _resolve(
+        self, name: str, ip: str, server: str | None, *, named: bool = False
+    ) -> tuple[Look, tuple[str, ...]]:
+        assert self._resolver is not None
+        ms, error, addresses = await asking.resolve(self._resolver, name, ip, server, asking.ASK_SECONDS)
+        first, shown = next(iter(addresses), None), name if named else None
+        return Look("resolve", ms, address=first, server=server or "host", name=shown, error=error), addresses
+
+
+def _wildcard(result: Result, no_name: asyncio.Task[tuple[Look, tuple[str, ...]]]) -> str | None:
+    addresses = no_name.result()[1]
+    return next((address for _, address in result.named if address in addresses), None)
