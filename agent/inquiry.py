@@ -425,7 +425,7 @@ class Inquiry:
     async def _ask_others(self, cases: list[_Case]) -> None:
         """A few of those that can vouch for each kind of case."""
         asked = _Asked()
-        now, silent = boottime(), {case.measurement.target.id for case in self._held}
+        now, silent = boottime(), {case.measurement.target.id for case in self._held if not case.answered}
         known = list(self._evidence.witnesses(silent, now))
         random.shuffle(known)
         witnesses: dict[str, Peer] = {}

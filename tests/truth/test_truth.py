@@ -5,7 +5,9 @@ With TRUTH_ROUNDS=20 each fault comes so often, for thousands of checks.
 """
 
 import contextlib
+import ipaddress
 import os
+import random
 import signal
 import threading
 import time
@@ -24,10 +26,11 @@ from agent.probers import dns
 from agent.record import event_schema, result_schema
 from agent.schedule import STALL
 from agent.verdict import LOSS_SECONDS
-from tests.truth.world import ROUTER, Agent, World, missing
+from tests.probers import certificates
+from tests.truth.world import OTHER_RESOLVER, ROUTER, Agent, World, missing
 
 ROUNDS = int(os.environ.get("TRUTH_ROUNDS", "1"))
-FIRST, FAULT, BETWEEN = 6.0, 3.0, 1.5  # seconds
+FIRST, FAULT, BETWEEN = 8.0, 3.0, 1.5  # seconds
 AFTERWARDS = 2.0  # seconds after a fault until all is well again; with loss among the faults so much longer:
 LOSS = LOSS_SECONDS + 2.0
 LOSSY, FEW_OF_LOSS = "30 % lost", 0.1  # the fault, and the share of what fails by it that a site may be blamed for
@@ -40,6 +43,9 @@ WELL = "".join(
     + [f"  - {{id: n{n}, url: 'http://n{n}.example/', timeout: 1s}}\n" for n in range(21, 27)]
     + [f"  - {{id: s{n}, url: 'http://[2a00:7:1::{n}]/', timeout: 900ms}}\n" for n in range(1, 4)]
     + [f"  - {{id: p{n}, url: 'icmp://11.7.1.{n}', timeout: 1s}}\n" for n in range(27, 29)]
+    + [f"  - {{id: pn{n}, url: 'icmp://n{n}.example', timeout: 1s}}\n" for n in (29, 30)]
+    + [f"  - {{id: d{n}, url: 'dns://{OTHER_RESOLVER}/n{n}.example', timeout: 1s}}\n" for n in (33, 34)]
+    + [f"  - {{id: t{n}, url: 'https://n{n}.example/', timeout: 1s, tls: {{ca: CA}}}}\n" for n in range(36, 39)]
 )
 DEAD = {
     "silent": "http://11.7.9.9/",
@@ -50,8 +56,12 @@ DEAD = {
     "closed": "http://11.7.1.9:82/",
     "ill": "http://11.7.1.9/ill",
     "gone": "http://gone.example/",
+    "mute by name": "http://n40.example:81/",
+    "closed by name": "http://n41.example:82/",
+    "ill by name": "http://n42.example/ill",
+    "answerless": "dns://11.7.9.9/n33.example",
 }
-TARGETS = WELL + "".join(f"  - {{id: {name}, url: '{url}', timeout: 500ms}}\n" for name, url in DEAD.items())
+TARGETS = WELL + "".join(f"  - {{id: '{name}', url: '{url}', timeout: 500ms}}\n" for name, url in DEAD.items())
 
 
 def wired(fault: str, mend: str, *, where: str = "device") -> Fault:
@@ -102,6 +112,40 @@ def resolver(rcode: int | None) -> Fault:
         world.sites.resolves = dns.NOERROR
 
     return during
+
+
+def named(**changes: object) -> Fault:
+    """The resolver is like that."""
+
+    @contextlib.contextmanager
+    def during(world: World, agent: Agent) -> Iterator[None]:
+        before = {name: getattr(world.sites, name) for name in changes}
+        for name, value in changes.items():
+            setattr(world.sites, name, value)
+        yield
+        for name, value in before.items():
+            setattr(world.sites, name, value)
+
+    return during
+
+
+def wildcard(name: str, kind: int) -> bytes:
+    """One address for whatever it is asked for."""
+    return bytes((11, 7, 1, 200)) if kind == dns.A else b""
+
+
+def at_random(name: str, kind: int) -> bytes:
+    """A site, silence, or what a router says is not there; another one each time."""
+    if kind == dns.A:
+        return bytes((11, 7, random.choice((1, 9, 8)), random.randrange(100, 250)))
+    return b"" if random.random() < 0.5 else ipaddress.ip_address(f"2a00:7:1::{random.randrange(256, 999):x}").packed
+
+
+def swapped(name: str, kind: int) -> bytes | None:
+    """The address of another one."""
+    if not name.endswith(".example") or kind != dns.A:
+        return None if not name.endswith(".example") else b""
+    return bytes((11, 7, 1, int(name[1:-8]) + 1)) if name.startswith("n") else None
 
 
 @contextlib.contextmanager
@@ -165,6 +209,12 @@ CAMPAIGNS: dict[str, dict[str, Fault]] = {
         "refuses": resolver(dns.REFUSED),
         "lies": resolver(dns.NXDOMAIN),
     },
+    "lying resolver": {
+        "wildcard": named(lies=wildcard),
+        "random addresses": named(lies=at_random),
+        "swapped": named(lies=swapped),
+        "slow": named(slow=0.5),
+    },
     "bad line": {
         "30 % lost": carried(loss=0.3),
         "2 s late": carried(delay=1.0),
@@ -202,7 +252,9 @@ class Campaign:
             self.failed = error
 
     def _campaign(self, world: World) -> None:
-        agent = Agent(world, self.folder, TARGETS)
+        ca = self.folder.with_suffix(".pem")
+        ca.write_text(certificates.trusted())
+        agent = Agent(world, self.folder, TARGETS.replace("CA}", f"'{ca}'}}"))
         try:
             time.sleep(2.0 + FIRST)
             for number in range(ROUNDS):
@@ -249,6 +301,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Campaign]:
     """All at once, each in a world of its own."""
     if why := missing():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+    certificates.trusted()  # made once, and not by each thread
     folder = tmp_path_factory.mktemp("truth")
     made = {name: Campaign(name, folder / str(number)) for number, name in enumerate(CAMPAIGNS)}
     for campaign in made.values():

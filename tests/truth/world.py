@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import fcntl
 import heapq
+import ipaddress
 import json
 import os
 import random
@@ -18,21 +19,24 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.probers import dns
+from tests.probers import certificates
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent.parent
-RESOLVER = "11.7.0.53"
+RESOLVER, OTHER_RESOLVER = "11.7.0.53", "11.7.0.54"
 ROUTER = "02:00:00:00:00:77"  # its hardware address
 LATENCY = 0.02  # seconds that a healthy site takes
 
@@ -144,41 +148,50 @@ class Carrier:
 
 
 class Sites:
-    """All sites, on a loop in a thread: 80 is well, 81 takes connections and says nothing; a resolver.
+    """All sites, on a loop in a thread: 80 and 443 are well, 81 takes connections and says nothing; two resolvers.
 
-    `resolves` is how the resolver is: a response code, or None when it is silent.
+    A site knows its own name only. How the first resolver is: `resolves` a response code, or None when it is silent;
+    `slow` by so many seconds; `lies` tells the address that it gives, by name and kind of record, and None the right
+    one. With a `portal` all of 443 has its certificate.
     """
 
     def __init__(self, namespace: Namespace) -> None:
         self.resolves: int | None = dns.NOERROR
+        self.lies: Callable[[str, int], bytes | None] | None = None
+        self.slow = 0.0
+        self.portal = False
         self.asked = 0
+        self.names: Counter[str] = Counter()  # that the first resolver was asked for
         self._loop = asyncio.new_event_loop()
         self._sockets = namespace.inside(self._listen)
-        self._udp = namespace.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self._udp.setblocking(False)
-        self._udp.bind((RESOLVER, 53))
+        self._udp = [namespace.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)]
+        for each, address in zip(self._udp, (RESOLVER, OTHER_RESOLVER), strict=True):
+            each.setblocking(False)
+            each.bind((address, 53))
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        for each in (*self._sockets.values(), self._udp):
+        for each in (*self._sockets.values(), *self._udp):
             each.close()
 
     @staticmethod
     def _listen() -> dict[int, socket.socket]:
         return {
             port: socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1000)
-            for port in (80, 81)
+            for port in (80, 81, 443)
         }
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.add_reader(self._udp, self._asked)
-        serve: dict[int, Callable[..., Awaitable[None]]] = {80: self._well, 81: self._silent}
+        for each in self._udp:
+            self._loop.add_reader(each, self._asked, each)
+        serve: dict[int, Callable[..., Awaitable[None]]] = {80: self._well, 81: self._silent, 443: self._well}
         for port, handle in serve.items():
-            self._loop.run_until_complete(asyncio.start_server(handle, sock=self._sockets[port]))
+            context = self._context() if port == 443 else None
+            self._loop.run_until_complete(asyncio.start_server(handle, sock=self._sockets[port], ssl=context))
         self._loop.run_forever()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
@@ -187,10 +200,15 @@ class Sites:
 
     async def _well(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.asked += 1
             await asyncio.sleep(LATENCY)
-            status = b"500 Ill" if head.startswith(b"GET /ill") else b"200 OK"
+            address = ipaddress.IPv6Address(writer.get_extra_info("sockname")[0])
+            packed = (address.ipv4_mapped or address).packed
+            host = head.partition("\r\nHost: ")[2].partition("\r\n")[0]
+            status = b"500 Ill" if head.startswith("GET /ill") else b"200 OK"
+            if host.endswith(".example") and packed not in (_address(host, dns.A), _address(host, dns.AAAA)):
+                status = b"404 Not Mine"
             writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nok")
             await writer.drain()
         writer.close()
@@ -202,30 +220,62 @@ class Sites:
                 pass
         writer.close()
 
-    def _asked(self) -> None:
-        """`n7.example` is 11.7.1.7 and, if its number is even, 2a00:7:1::7; `gone.example` is not there."""
+    def _context(self) -> ssl.SSLContext:
+        made: dict[str, ssl.SSLContext] = {}
+
+        def choose(session: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            name = "portal.example.net" if self.portal or name is None else name
+            if name not in made:
+                made[name] = certificates.server(certificates.certificate(name, ca="portal" if self.portal else "test"))
+            session.context = made[name]
+
+        context = certificates.server()
+        context.sni_callback = choose  # type: ignore[assignment]
+        return context
+
+    def _asked(self, resolver: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
-                question, peer = self._udp.recvfrom(2000)
+                question, peer = resolver.recvfrom(2000)
+                name, end = _name(question, 12)
+                kind = int.from_bytes(question[end : end + 2], "big")
+                if resolver is not self._udp[0]:
+                    resolver.sendto(_answer(question, end, dns.NOERROR, name, kind, None), peer)
+                    continue
+                self.names[name] += 1
                 if self.resolves is not None:
-                    self._udp.sendto(self._answer(question, self.resolves), peer)
+                    lie = None if self.lies is None else self.lies(name, kind)
+                    answer = _answer(question, end, self.resolves, name, kind, lie)
+                    self._loop.call_later(self.slow, resolver.sendto, answer, peer)
 
-    @staticmethod
-    def _answer(question: bytes, rcode: int) -> bytes:
-        length = question[12]
-        name, end = question[13 : 13 + length].decode(), question.index(b"\0", 12) + 1
-        kind = int.from_bytes(question[end : end + 2], "big")
-        rcode = rcode or (dns.NXDOMAIN if name == "gone" else 0)
-        data = b""
-        if rcode == 0 and name.startswith("n"):
-            number = int(name[1:])
-            if kind == dns.A:
-                data = bytes((11, 7, 1, number))
-            elif number % 2 == 0:
-                data = socket.inet_pton(socket.AF_INET6, f"2a00:7:1::{number:x}")
-        answer = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 0, len(data)) + data if data else b""
-        head = question[:2] + struct.pack("!HHHHH", 0x8180 | rcode, 1, bool(data), 0, 0)
-        return head + question[12 : end + 4] + answer
+
+def _name(message: bytes, at: int) -> tuple[str, int]:
+    """The name there, and where it ends."""
+    labels = []
+    while length := message[at]:
+        labels.append(message[at + 1 : at + 1 + length].decode())
+        at += 1 + length
+    return ".".join(labels), at + 1
+
+
+def _address(name: str, kind: int) -> bytes | None:
+    """`n7.example` is 11.7.1.7 and, if its number is even, 2a00:7:1::7; others are not there."""
+    if not (name.startswith("n") and name.endswith(".example")):
+        return None
+    number = int(name[1 : -len(".example")])
+    if kind == dns.A:
+        return bytes((11, 7, 1, number))
+    return socket.inet_pton(socket.AF_INET6, f"2a00:7:1::{number:x}") if number % 2 == 0 else b""
+
+
+def _answer(question: bytes, end: int, rcode: int, name: str, kind: int, lie: bytes | None) -> bytes:
+    data = _address(name, kind) if lie is None else lie
+    rcode = rcode or (dns.NXDOMAIN if data is None else dns.NOERROR)
+    if rcode != dns.NOERROR:
+        data = None
+    answer = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 0, len(data)) + data if data else b""
+    head = question[:2] + struct.pack("!HHHHH", 0x8180 | rcode, 1, bool(data), 0, 0)
+    return head + question[12 : end + 4] + answer
 
 
 class World:
@@ -255,7 +305,8 @@ class World:
         self.router.ip("route add 11.7.0.0/16 dev wan0")
         self.router.ip("route add unreachable 11.7.8.0/24")
         self.router.ip("route add 2a00:7::/32 dev wan0")
-        far.ip(f"address add {RESOLVER}/32 dev net0")
+        for resolver in (RESOLVER, OTHER_RESOLVER):
+            far.ip(f"address add {resolver}/32 dev net0")
         far.ip("route add local 11.7.1.0/24 dev lo")
         far.ip("route add local 2a00:7:1::/64 dev lo")
         far.ip("route add 10.77.0.0/24 dev net0")
