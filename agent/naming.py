@@ -92,6 +92,9 @@ class Naming:
         self._no_names: dict[str | None, tuple[float, asyncio.Task[tuple[Look, tuple[str, ...]]]]] = {}
         self._looks = asyncio.Semaphore(MOST_LOOKS)
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def note(self, target: Target, result: Result, at: float) -> None:
         """A target was up."""
         for name, address in result.named:
