@@ -48,6 +48,7 @@ MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for
 MOST_ASKED = 4  # other targets, of a kind; and as many references
 MOST_ADDRESSES = 3  # of one target
 LINKS_SECONDS = 1.0
+REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 
 _BY_TCP = frozenset({"http", "tcp", "tls", "ws"})  # types of probers whose targets can be asked by a connection
 _HARMLESS = frozenset({"icmp", "dns"})  # whose measurement can be made again
@@ -123,6 +124,8 @@ class Inquiry:
         self._held: dict[_Case, None] = {}  # undecided
         self._queues: dict[str, deque[_Case | Callable[[], None]]] = {}  # by target, where one is undecided
         self._looked: dict[str, float] = {}  # by target: its last second look
+        self._refused: dict[str, float] = {}  # by target: when it was seen last that it refused, and not this device
+        self._refused_here = -REFUSED_SECONDS  # when this device was seen last to refuse a connection itself
         self._looks = asyncio.Semaphore(MOST_LOOKS)
         self._references: tuple[str, ...] = ()
         self._brokers: tuple[str, ...] = ()
@@ -137,6 +140,7 @@ class Inquiry:
         ids = {target.id for target in config.targets if target.enabled}
         self._evidence.keep_only(ids)
         self._naming.keep_only(ids)
+        self._refused = {target_id: at for target_id, at in self._refused.items() if target_id in ids}
         self._looked = {target_id: at for target_id, at in self._looked.items() if target_id in ids}
 
     def uplink(self) -> tuple[float | None, str]:
@@ -156,6 +160,7 @@ class Inquiry:
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
         known: Named | None = Named()
+        refused_here: bool | None = False
         ruling: Ruling | None = Ruling("up")
         if result.error is None:
             self._naming.note(target, result, at)
@@ -164,12 +169,23 @@ class Inquiry:
                 return
         else:
             known = self._naming.known(measurement, at)
-            ruling = judge(target, result, at, self._evidence, clock_synchronized=clock.synchronized, named=known)
+            if result.error.code in ("connect_refused", "connect_reset") and self._resolver is not None:
+                last = self._refused.get(target.id, -asking.AGAIN_SECONDS)
+                refused_here = None if at - last >= asking.AGAIN_SECONDS else False
+            ruling = judge(
+                target,
+                result,
+                at,
+                self._evidence,
+                clock_synchronized=clock.synchronized,
+                named=known,
+                refused_here=refused_here,
+            )
         if ruling is not None:
             self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
             return
         case = _Case(measurement, at, clock)
-        case.found.named = known
+        case.found.named, case.found.refused_here = known, refused_here
         if case.peer is not None:
             began = measurement.started + result.earlier_ms / 1000
             case.found.before = self._evidence.other(target.id, case.peer, began, at)
@@ -178,6 +194,8 @@ class Inquiry:
         if self._resolver is not None:
             if known is None:
                 case.naming = self._begin(self._look_at_names(case))
+            if refused_here is None:
+                case.look = self._begin(self._look_at_refusal(case))
             self._look_again(case)
             if self._attending is None:
                 self._attending = asyncio.get_running_loop().create_task(self._attend())
@@ -366,6 +384,23 @@ class Inquiry:
         if not case.resolver_is_blamed:
             case.look = self._begin(self._second_look(case))
 
+    async def _look_at_refusal(self, case: _Case) -> None:
+        peer = case.peer
+        assert peer is not None
+        async with self._looks:
+            ms, error = await asking.connect(peer.address, peer.port or 0, asking.ASK_SECONDS)
+        now = boottime()
+        if error == "local_network":
+            self._refused_here = now
+        case.found.own = (Look("connect", ms, address=peer.address, port=peer.port, error=error),)
+        # To one that takes connections now it was perhaps let out again.
+        lately = self._refused_here >= case.at - REFUSED_SECONDS
+        case.found.refused_here = here = lately and error != "connect_refused"
+        if not here:
+            self._refused[case.measurement.target.id] = now
+        if case in self._held:
+            self._try(case, now)
+
     async def _look_at_names(self, case: _Case) -> None:
         case.found.named = await self._naming.look(case.measurement)
         if case in self._held:
@@ -373,14 +408,15 @@ class Inquiry:
 
     async def _second_look(self, case: _Case) -> None:
         async with self._looks:
-            self._looked[case.measurement.target.id] = case.at
             if case.resolver_is_blamed:
                 looks = await self._ask_resolvers(case)
-            elif case.measurement.prober.type in _BY_TCP:
-                looks = await self._ask_addresses(case)
             else:
-                looks = [await _measure_again(case.measurement)]
+                self._looked[case.measurement.target.id] = case.at
+                by_tcp = case.measurement.prober.type in _BY_TCP
+                looks = await self._ask_addresses(case) if by_tcp else [await _measure_again(case.measurement)]
         case.found.own = tuple(looks)
+        if looks and looks[0].error == "local_network":
+            self._looked.pop(case.measurement.target.id, None)  # what this device does to itself is looked at each time
         now = boottime()
         if not case.resolver_is_blamed and looks and looks[0].error is None and not case.measurement.result.heard:
             self._evidence.lost(case.measurement.target.id, now)
@@ -450,7 +486,7 @@ class Inquiry:
         asked.asked += 1
         begun = boottime()
         ms, error = await asking.connect(address, port, asking.ASK_SECONDS)
-        if error is not None:
+        if error not in asking.ANSWERS:
             asked.silent += 1
             if asked.nobody:
                 self.settle(boottime())
@@ -499,7 +535,7 @@ async def _measure_again(measurement: Measurement) -> Look:
 
 async def _connect(address: str, port: int, seconds: float) -> Look:
     ms, error = await asking.connect(address, port, seconds)
-    return Look("connect", ms, address=address, port=port, error=error)
+    return Look("connect", ms, address=address, port=port, error=None if error in asking.ANSWERS else error)
 
 
 def _host(measurement: Measurement) -> str | None:

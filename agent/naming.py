@@ -24,7 +24,7 @@ from agent.probers.result import Result
 from agent.schedule import Measurement
 from agent.verdict import Look, Named
 
-STEADY = 5  # times in a row that a target was up at an address which its name had before
+STEADY = 5  # times in a row that a target was up at an address which its name had before, where there were several
 MOVED_SECONDS = 3600.0  # so long a single name is not believed to have moved from an address at which it is well
 LIE_SECONDS = 10.0  # so long a lie about other names counts
 MOST_NAMES = 20_000  # that are remembered
@@ -48,6 +48,10 @@ class _Known(msgspec.Struct):
     at: float
     target_id: str
     kept: int = 0
+
+    @property
+    def steady(self) -> bool:
+        return self.kept >= (1 if len(self.addresses) == 1 else STEADY)
 
 
 class _Looked(NamedTuple):
@@ -175,7 +179,7 @@ class Naming:
         return asked[1]
 
     async def _look_at_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Named:
-        target, steady = measurement.target, known.kept >= STEADY
+        target, steady = measurement.target, known.steady
         last = self._changes.get(target.id)
         if last is not None and boottime() - last.at < asking.AGAIN_SECONDS and (last.found.doubt or not steady):
             return msgspec.structs.replace(last.found, looks=())
@@ -218,7 +222,7 @@ class Naming:
         others = [
             (name, known)
             for (server, name), known in self._known.items()
-            if server == target.resolver and known.kept >= STEADY and name not in but
+            if server == target.resolver and known.steady and name not in but
         ]
         others = random.sample(others, min(len(others), MOST_COMPARED))
         answers = await asyncio.gather(*(self._resolve(name, "auto", target.resolver) for name, _ in others))

@@ -31,6 +31,7 @@ MOST_SIGHTINGS = 512  # of a kind
 PROOF_SECONDS = 1.0  # so long after a failure an answer still says how it was then: the second look at it lasts longer
 FEW = 3  # witnesses; of as many or fewer one sign of loss is enough, else two: one target may lose packets of its own
 
+_REFUSED_HERE = "that was this device's own word: its firewall lets nothing out to there"
 _NO_NAME = frozenset({"dns_nxdomain", "dns_no_address"})
 
 
@@ -269,6 +270,7 @@ class Found(msgspec.Struct):
     """What an inquiry knows of one failure so far.
 
     `own`: the second look at the target, whose first question is the one that had failed; None while it is under way.
+    `refused_here`: whether it was this device itself that refused the connection, None while that is looked for.
     `before`, `after`: who else answered while it was measured, and soon after. `names`: whether the resolver finds most
     of the other names that it is asked for; None while it is not known. `named`: what is to be thought of the address,
     None while that is looked for. `barred`: why nothing could come through, on
@@ -280,6 +282,7 @@ class Found(msgspec.Struct):
     after: str | None = None
     names: bool | None = None
     named: Named | None = Named()
+    refused_here: bool | None = False
     barred: str = ""
     over: bool = False
 
@@ -292,8 +295,12 @@ def judge(
     *,
     clock_synchronized: bool,
     named: Named | None = None,
+    refused_here: bool | None = False,
 ) -> Ruling | None:
-    """The verdict of a failure and the error to record with it; None when it is doubtful. `named`: as it is known."""
+    """The verdict of a failure and the error to record with it; None when it is doubtful.
+
+    `named`, `refused_here`: see `Found`, as far as it is known.
+    """
     error = result.error
     assert error is not None
     if error.code in ("tls_cert_expired", "tls_cert_not_yet_valid") and not clock_synchronized:
@@ -307,8 +314,9 @@ def judge(
         return None
     if error.phase == "resolve" and error.code in _NO_NAME and evidence.finds_names(target, at):
         return None  # one that finds other names; a single name's resolver is taken at its word
-    if error.attribution == "target" and result.named:
-        return None if named is None else _rule_on_answer(error, named)
+    if error.attribution == "target" and error.phase != "resolve":
+        named = named if result.named else Named()
+        return None if named is None or refused_here is None else _rule_on_answer(error, named, refused_here)
     return Ruling("down" if error.attribution == "target" else "unknown", error)
 
 
@@ -318,24 +326,25 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
     assert error is not None
     if error.attribution == "local":
         return Ruling("unknown", error) if found.over or evidence.heard_since(None, at) else None
-    if found.named is None and not found.over:
+    if (found.named is None or found.refused_here is None) and not found.over:
         return None
     if error.attribution == "target" and error.phase != "resolve":
-        return _rule_on_answer(error, found.named or Named())
+        return _rule_on_answer(error, found.named or Named(), bool(found.refused_here))
     if found.barred:
-        told = f"{error.message}; but {found.barred}"[:500]
-        return Ruling("unknown", Error(error.phase, error.code, "local", told))
+        return _local(error, found.barred)
     if found.own is None and not found.over:
         return None
     if error.phase == "resolve":
         return _rule_on_resolver(target, error, at, evidence, found)
     if found.named is not None and found.named.doubt:
-        return _rule_on_answer(error, found.named)
+        return _rule_on_answer(error, found.named, False)
     return _rule_on_silence(target, result, at, evidence, found)
 
 
-def _rule_on_answer(error: Error, named: Named) -> Ruling:
+def _rule_on_answer(error: Error, named: Named, refused_here: bool) -> Ruling:
     """Somebody answered, and wrongly; or nobody did where the resolver had led."""
+    if refused_here:
+        return _local(error, _REFUSED_HERE)
     if not named.doubt:
         return Ruling("down", error)
     told = f"{error.message}; but {named.doubt}"[:500]
@@ -346,6 +355,8 @@ def _rule_on_silence(target: Target, result: Result, at: float, evidence: Eviden
     error, own = result.error, found.own or ()
     assert error is not None
     unknown = Ruling("unknown", _attributed(error, "unknown"))
+    if own and own[0].error == "local_network":
+        return _local(error, _REFUSED_HERE)
     answers = bool(own) and own[0].error is None
     if (answers and (not result.heard or own[0].what == "measure")) or evidence.lossy(target.id, at):
         return unknown
@@ -381,6 +392,10 @@ def vouches(witness: str, for_address: str) -> bool:
 
 def _counted(those: Iterator[object], most: int) -> int:
     return sum(1 for _ in itertools.islice(those, most))
+
+
+def _local(error: Error, why: str) -> Ruling:
+    return Ruling("unknown", Error(error.phase, error.code, "local", f"{error.message}; but {why}"[:500]))
 
 
 def _attributed(error: Error, attribution: Attribution) -> Error:

@@ -249,8 +249,11 @@ async def test_a_single_site(world, monkeypatch):
     await world.all_are_up("n1.example")
     world.named["n1.example"] = [ELSEWHERE]
     assert is_doubted(await world.measure("n1.example"), "it is well at 127.7.1.1")
-    monkeypatch.setattr(naming, "MOVED_SECONDS", 0.0)
     monkeypatch.setattr(asking, "AGAIN_SECONDS", 0.0)
+    world.served["n1.example"] = set()
+    assert is_down(await world.measure("n1.example"))
+    world.served["n1.example"] = {"127.7.1.1"}
+    monkeypatch.setattr(naming, "MOVED_SECONDS", 0.0)
     assert is_down(await world.measure("n1.example"))
 
 

@@ -1,34 +1,98 @@
 """Asking once more: small questions that cost their target a handshake, for what a failure cannot tell by itself."""
 
 import asyncio
+import errno
+import ipaddress
+import os
 import socket
 import time
 
 from agent.probers.faults import failure_of
+from agent.probers.icmp_packet import RECVERR, unreachable
 from agent.probers.resolver import ResolveError, Resolver
 
 ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
+ANSWERS = (None, "connect_refused", "connect_reset")  # to a connection: whatever they say, somebody is there
 AGAIN_SECONDS = 60.0  # between two looks at a target that keeps failing
+
+_HOPS = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+}
+_QUOTED = 512  # bytes that are read of an error, and of what it is about
 
 
 async def connect(address: str, port: int, seconds: float) -> tuple[float, str | None]:
-    """Connects to a numeric address and hangs up at once: milliseconds, and the error's code when nothing came back.
+    """Connects to a numeric address and hangs up at once: milliseconds, and the error's code, `ANSWERS` among them.
 
-    A refusal is an answer. Only a network that says so itself, and this device, give an error.
+    A refusal that is this device's own, that of its firewall, is `local_network`.
     """
     begun = time.monotonic()
     code: str | None = None
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
-            async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().sock_connect(asking, (address, port))
+            asking.setsockopt(*RECVERR[family], 1)
+            number = _at_once(asking, address, port)
+            if number and _is_from_here(asking, address, port, number):
+                return _ms(begun), "local_network"
+            if number == errno.EINPROGRESS:
+                async with asyncio.timeout(seconds):
+                    number = await _connected(asking)
+            if number:
+                raise OSError(number, os.strerror(number))
     except TimeoutError:
         code = "connect_timeout"
     except OSError as error:
-        found, attribution, _ = failure_of(error, address)
-        code = None if attribution == "target" else found
+        code, _, _ = failure_of(error, address)
     return _ms(begun), code
+
+
+def _at_once(asking: socket.socket, address: str, port: int) -> int:
+    """Begins to connect: errno, be it EINPROGRESS. What never left this device has come back by then."""
+    number = asking.connect_ex((address, port))
+    return (number == errno.EINPROGRESS and asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or number
+
+
+def _is_from_here(asking: socket.socket, address: str, port: int, number: int) -> bool:
+    """Whether an error that came at once is this device's own word: its firewall sends ICMP by its own address, or
+    resets. A reset may have come in time from elsewhere; but no two more, from farther than one hop can go.
+    """
+    if number == errno.EINPROGRESS:
+        return False
+    here = asking.getsockname()[0]
+    if here == address or ipaddress.ip_address(address).is_loopback:
+        return False
+    try:
+        _, ancillary, _, _ = asking.recvmsg(_QUOTED, _QUOTED, socket.MSG_ERRQUEUE)
+    except OSError:
+        return number == errno.ECONNREFUSED and all(_resets_at_once(address, port) for _ in range(2))
+    told = unreachable(ancillary)
+    return told is not None and told.by == here and not told.of_a_neighbour
+
+
+def _resets_at_once(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        asking.setsockopt(*_HOPS[family], 1)
+        return _at_once(asking, address, port) == errno.ECONNREFUSED
+
+
+async def _connected(asking: socket.socket) -> int:
+    """Until it is, or not: errno."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(asking, _end, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_writer(asking)
+    return asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 async def resolve(

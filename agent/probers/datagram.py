@@ -7,7 +7,7 @@ import struct
 import time
 from typing import Protocol
 
-from agent.probers.icmp_packet import Unreachable, unreachable
+from agent.probers.icmp_packet import RECVERR, Unreachable, unreachable
 from agent.probers.poll import FAILED, Watched, running
 from agent.probers.result import Attribution
 
@@ -15,7 +15,6 @@ _EVENTS = select.EPOLLIN | select.EPOLLET
 _LARGEST = 1 << 16
 _MOST_AT_ONCE = 16  # read of one socket before the others have their turn
 _ANCILLARY = 512  # bytes that the kernel tells besides
-_RECVERR = {socket.AF_INET: (socket.SOL_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # <linux/in.h>, in6.h
 _TIMESTAMPNS = 35  # <asm-generic/socket.h>
 _TIMESPEC = struct.Struct("@ll")
 
@@ -55,7 +54,7 @@ class Datagrams(Watched[End]):
         """
         assert self._socket is not None
         self._socket.setblocking(False)
-        self._socket.setsockopt(*_RECVERR[self._socket.family], 1)
+        self._socket.setsockopt(*RECVERR[self._socket.family], 1)
         if stamped:
             self._socket.setsockopt(socket.SOL_SOCKET, _TIMESTAMPNS, 1)
         self._socket.connect((address, port))
@@ -66,9 +65,13 @@ class Datagrams(Watched[End]):
 
     def who_says(self, error: Unreachable) -> tuple[Attribution, str]:
         """To whom an error is put down, and a sentence for people."""
-        # This device says so itself when its neighbour, which may be the router, does not answer.
-        here = " (this device)" if error.by == self._here else ""
-        return "target" if error.by == self._peer else "path", f"{error.by}{here} says: {error.why}"
+        if error.by == self._peer:
+            return "target", f"{error.by} says: {error.why}"
+        if error.by != self._here:
+            return "path", f"{error.by} says: {error.why}"
+        # This device says so itself when its neighbour, which may be the router, does not answer; else it is
+        # its firewall.
+        return "path" if error.of_a_neighbour else "local", f"{error.by} (this device) says: {error.why}"
 
     def send(self, data: bytes) -> bool:
         """Whether it was sent; not so while there is no room. Raises OSError, which is this device's fault."""

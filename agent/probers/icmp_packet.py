@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 HEADER = 8  # bytes before the payload
+RECVERR = {socket.AF_INET: (socket.SOL_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # <linux/in.h>, in6.h
 
 _ECHO = struct.Struct("!BBHHH")
 _REQUEST, _REPLY = {False: 8, True: 128}, {False: 0, True: 129}  # types, by whether it is IPv6
@@ -42,6 +43,11 @@ class Unreachable(NamedTuple):
     by: str
     why: str
 
+    @property
+    def of_a_neighbour(self) -> bool:
+        """Whether it is what a host says of one in its own network that does not answer. A firewall may say so, too."""
+        return self.why in (_WHY[False][1], _WHY[True][3])
+
 
 def echo(*, six: bool, identifier: int, sequence: int, payload: bytes) -> bytes:
     """An echo request. Its checksum is that of ICMP; of ICMPv6 the kernel makes it, which knows the source address."""
@@ -62,7 +68,7 @@ def quoted(packet: bytes, *, six: bool) -> Reply | None:
 def unreachable(ancillary: Iterable[tuple[int, int, bytes]]) -> Unreachable | None:
     """What came with a message of a socket's error queue; None for what does not say that a packet was lost."""
     for level, kind, data in ancillary:
-        if (level, kind) not in ((socket.SOL_IP, 11), (socket.IPPROTO_IPV6, 25)) or len(data) < _EXTENDED_ERROR.size:
+        if (level, kind) not in RECVERR.values() or len(data) < _EXTENDED_ERROR.size:
             continue
         _, origin, icmp_type, code, *_ = _EXTENDED_ERROR.unpack_from(data)
         if (six := _FROM_ICMP.get(origin)) is None:

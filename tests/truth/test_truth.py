@@ -30,7 +30,7 @@ from tests.probers import certificates
 from tests.truth.world import OTHER_RESOLVER, ROUTER, Agent, World, missing
 
 ROUNDS = int(os.environ.get("TRUTH_ROUNDS", "1"))
-FIRST, FAULT, BETWEEN = 8.0, 3.0, 1.5  # seconds
+FIRST, FAULT, BETWEEN = 10.0, 3.0, 1.5  # seconds
 AFTERWARDS = 2.0  # seconds after a fault until all is well again; with loss among the faults so much longer:
 LOSS = LOSS_SECONDS + 2.0
 LOSSY, FEW_OF_LOSS = "30 % lost", 0.1  # the fault, and the share of what fails by it that a site may be blamed for
@@ -155,6 +155,27 @@ def no_descriptors(world: World, agent: Agent) -> Iterator[None]:
     agent.limit_files(None)
 
 
+def firewall(does: str) -> Fault:
+    """What the device's own firewall does to all that leaves it by that, but to what it was let out to before."""
+
+    @contextlib.contextmanager
+    def during(world: World, agent: Agent) -> Iterator[None]:
+        chain = "chain inet own out { type filter hook output priority 0; }"
+        world.device.run("nft", f"add table inet own; add {chain}; add rule inet own out oifname eth0 {does}")
+        yield
+        world.device.run("nft", "delete table inet own")
+
+    return during
+
+
+@contextlib.contextmanager
+def no_buffers(world: World, agent: Agent) -> Iterator[None]:
+    """The interface's queue has no room for any packet: datagrams get ENOBUFS."""
+    world.device.run("sh", "-c", "tc qdisc replace dev eth0 root bfifo limit 1")
+    yield
+    world.device.run("sh", "-c", "tc qdisc delete dev eth0 root")
+
+
 @contextlib.contextmanager
 def no_ports(world: World, agent: Agent) -> Iterator[None]:
     ports = "/proc/sys/net/ipv4/ip_local_port_range"
@@ -208,6 +229,12 @@ CAMPAIGNS: dict[str, dict[str, Fault]] = {
         "fails": resolver(dns.SERVFAIL),
         "refuses": resolver(dns.REFUSED),
         "lies": resolver(dns.NXDOMAIN),
+    },
+    "firewall": {
+        "rejects": firewall("reject"),
+        "resets": firewall("meta l4proto tcp reject with tcp reset"),
+        "prohibits": firewall("reject with icmpx admin-prohibited"),
+        "no buffers": no_buffers,
     },
     "lying resolver": {
         "wildcard": named(lies=wildcard),

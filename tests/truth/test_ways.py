@@ -21,6 +21,14 @@ way = ways.to(sys.argv[1], 1.0)
 print(json.dumps({**msgspec.structs.asdict(way), "changed": ways.changed("eth0", 0.5), "barred": way.barred}))
 """
 
+CONNECT = """
+import asyncio, sys
+from agent.probers import asking
+for each in sys.argv[1:]:
+    address, port = each.split("/")
+    print(asyncio.run(asking.connect(address, int(port), 1.5))[1])
+"""
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -68,6 +76,7 @@ def test_a_route_that_leads_nowhere(world, kind):
 def test_a_link_that_was_down_for_a_moment(world):
     """It is up again when it is looked at, and the kernel has counted."""
     flap = "ip link set eth0 down; ip link set eth0 up; ip route add default via 10.77.0.1"
+    flap += "; ip -6 address replace fd77::2/64 dev eth0 nodad; ip -6 route replace default via fd77::1"
     told = way(world, "11.7.1.1", flap)
     assert (told["changed"], told["barred"]) == (True, False)
 
@@ -80,3 +89,42 @@ def test_the_cable_is_out(world):
         assert (told["route"], told["link"], told["barred"]) == (True, False, True)
     finally:
         world.router.ip("link set lan0 up")
+        world.router.ip("-6 address replace fd77::1/64 dev lan0 nodad")
+
+
+REFUSED, NO_ANSWER, OWN = "connect_refused", "connect_timeout", "local_network"
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("", ["None", "None", REFUSED, REFUSED, "connect_unreachable", NO_ANSWER]),
+        ("reject", [OWN] * 6),
+        ("meta l4proto tcp reject with tcp reset", [OWN] * 6),
+        ("reject with icmpx admin-prohibited", [OWN] * 6),
+        ("tcp dport 80 reject with tcp reset", [OWN, OWN, REFUSED, REFUSED, OWN, OWN]),
+        ("tcp dport 82 reject", ["None", "None", OWN, OWN, "connect_unreachable", NO_ANSWER]),
+        ("tcp dport 80 drop", [NO_ANSWER, NO_ANSWER, REFUSED, REFUSED, NO_ANSWER, NO_ANSWER]),
+    ],
+)
+def test_what_this_device_refuses_itself(world, rule, told):
+    """What its own firewall rejects is told from the refusal of a site or a router; what it drops is not."""
+    if rule:
+        chain = "chain inet own out { type filter hook output priority 0; }"
+        world.device.run("nft", f"add table inet own; add {chain}; add rule inet own out oifname eth0 {rule}")
+    to = ["11.7.1.5/80", "2a00:7:1::5/80", "11.7.1.5/82", "2a00:7:1::5/82", "11.7.8.9/80", "11.7.9.9/80"]
+    try:
+        asked = world.device.enter(sys.executable, "-c", CONNECT, *to)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, env=environment)
+        assert done.stdout.split() == told, done.stderr
+    finally:
+        if rule:
+            world.device.run("nft", "delete table inet own")
+
+
+def test_what_serves_here_refuses_itself(world):
+    """A closed port of this very device is the target's."""
+    asked = world.device.enter(sys.executable, "-c", CONNECT, "10.77.0.2/9", "fd77::2/9", "127.0.0.1/9", "::1/9")
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stdout.split() == [REFUSED] * 4, done.stderr
