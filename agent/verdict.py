@@ -31,7 +31,7 @@ MOST_SIGHTINGS = 512  # of a kind
 PROOF_SECONDS = 1.0  # so long after a failure an answer still says how it was then: the second look at it lasts longer
 FEW = 3  # witnesses; of as many or fewer one sign of loss is enough, else two: one target may lose packets of its own
 
-_REFUSED_HERE = "that was this device's own word: its firewall lets nothing out to there"
+_REFUSED_HERE = "that was this device's own word, which lets nothing out to there"
 _NO_NAME = frozenset({"dns_nxdomain", "dns_no_address"})
 
 
