@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from agent.certificates import Certificates
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.uplink import Way, Ways
@@ -82,9 +83,8 @@ class _Case:
 
     __slots__ = ("asked", "at", "clock", "done", "found", "look", "measurement", "naming", "way")
 
-    def __init__(self, measurement: Measurement, at: float, clock: ClockState) -> None:
-        self.measurement, self.at, self.clock = measurement, at, clock
-        self.found = Found()
+    def __init__(self, measurement: Measurement, at: float, clock: ClockState, found: Found) -> None:
+        self.measurement, self.at, self.clock, self.found = measurement, at, clock, found
         self.way: Way | None = None
         self.asked: _Asked | None = None
         self.look: asyncio.Task[None] | None = None
@@ -120,6 +120,7 @@ class Inquiry:
         self._settled, self._resolver, self._news = settled, resolver, news
         self._evidence = Evidence()
         self._naming = Naming(resolver)
+        self._certificates = Certificates()
         self._ways = Ways()
         self._held: dict[_Case, None] = {}  # undecided
         self._queues: dict[str, deque[_Case | Callable[[], None]]] = {}  # by target, where one is undecided
@@ -140,6 +141,7 @@ class Inquiry:
         ids = {target.id for target in config.targets if target.enabled}
         self._evidence.keep_only(ids)
         self._naming.keep_only(ids)
+        self._certificates.keep_only(ids)
         self._refused = {target_id: at for target_id, at in self._refused.items() if target_id in ids}
         self._looked = {target_id: at for target_id, at in self._looked.items() if target_id in ids}
 
@@ -159,43 +161,37 @@ class Inquiry:
         self._evidence.note(target, result, at, measurement.stall)
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
-        known: Named | None = Named()
-        refused_here: bool | None = False
+        found = Found()
         ruling: Ruling | None = Ruling("up")
         if result.error is None:
             self._naming.note(target, result, at)
+            self._certificates.note(target, result, at)
             if target.id not in self._queues:
                 self._settled(measurement, clock, Ruling("up"))
                 return
         else:
-            known = self._naming.known(measurement, at)
-            if result.error.code in ("connect_refused", "connect_reset") and self._resolver is not None:
-                last = self._refused.get(target.id, -asking.AGAIN_SECONDS)
-                refused_here = None if at - last >= asking.AGAIN_SECONDS else False
-            ruling = judge(
-                target,
-                result,
-                at,
-                self._evidence,
-                clock_synchronized=clock.synchronized,
-                named=known,
-                refused_here=refused_here,
-            )
+            if self._resolver is not None:
+                found.named = self._naming.known(measurement, at)
+                found.refused_here = self._refused_here_as_known(measurement, at)
+                found.intercepted = self._certificates.known(measurement, at)
+            synchronized = clock.synchronized
+            ruling = judge(target, result, at, self._evidence, found, clock_synchronized=synchronized)
         if ruling is not None:
             self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
             return
-        case = _Case(measurement, at, clock)
-        case.found.named, case.found.refused_here = known, refused_here
+        case = _Case(measurement, at, clock, found)
         if case.peer is not None:
             began = measurement.started + result.earlier_ms / 1000
             case.found.before = self._evidence.other(target.id, case.peer, began, at)
         self._held[case] = None
         self._queues.setdefault(target.id, deque()).append(case)
         if self._resolver is not None:
-            if known is None:
+            if found.named is None:
                 case.naming = self._begin(self._look_at_names(case))
-            if refused_here is None:
+            if found.refused_here is None:
                 case.look = self._begin(self._look_at_refusal(case))
+            if found.intercepted is None:
+                case.look = self._begin(self._look_at_certificates(case))
             self._look_again(case)
             if self._attending is None:
                 self._attending = asyncio.get_running_loop().create_task(self._attend())
@@ -269,6 +265,8 @@ class Inquiry:
             found.over = True
         if found.named is None:
             found.named = self._naming.known(measurement, now)
+        if found.intercepted is None:
+            found.intercepted = self._certificates.known(measurement, now)
         if found.after is None and case.peer is not None:
             until = case.at + PROOF_SECONDS
             found.after = self._evidence.other(measurement.target.id, case.peer, case.at, until)
@@ -383,6 +381,21 @@ class Inquiry:
         case.found.own = None  # that it was silent once is not enough: what was lost on the way looks the same
         if not case.resolver_is_blamed:
             case.look = self._begin(self._second_look(case))
+
+    def _refused_here_as_known(self, measurement: Measurement, at: float) -> bool | None:
+        error = measurement.result.error
+        if error is None or error.code not in ("connect_refused", "connect_reset"):
+            return False
+        last = self._refused.get(measurement.target.id, -asking.AGAIN_SECONDS)
+        return None if at - last >= asking.AGAIN_SECONDS else False
+
+    async def _look_at_certificates(self, case: _Case) -> None:
+        assert self._resolver is not None
+        async with self._looks:
+            found, looks = await self._certificates.look(case.measurement, self._resolver)
+        case.found.intercepted, case.found.own = found, looks
+        if case in self._held:
+            self._try(case, boottime())
 
     async def _look_at_refusal(self, case: _Case) -> None:
         peer = case.peer

@@ -32,6 +32,7 @@ PROOF_SECONDS = 1.0  # so long after a failure an answer still says how it was t
 FEW = 3  # witnesses; of as many or fewer one sign of loss is enough, else two: one target may lose packets of its own
 
 _REFUSED_HERE = "that was this device's own word, which lets nothing out to there"
+_INTERCEPTED = "others far from it are answered for by the same certificate, or issuer, which is none of theirs"
 _NO_NAME = frozenset({"dns_nxdomain", "dns_no_address"})
 
 
@@ -270,11 +271,11 @@ class Found(msgspec.Struct):
     """What an inquiry knows of one failure so far.
 
     `own`: the second look at the target, whose first question is the one that had failed; None while it is under way.
-    `refused_here`: whether it was this device itself that refused the connection, None while that is looked for.
     `before`, `after`: who else answered while it was measured, and soon after. `names`: whether the resolver finds most
-    of the other names that it is asked for; None while it is not known. `named`: what is to be thought of the address,
-    None while that is looked for. `barred`: why nothing could come through, on
-    this device's side. `over`: it has to be judged now.
+    of the other names that it is asked for; None while it is not known. `named`: what is to be thought of the address.
+    `refused_here`: whether it was this device itself that refused the connection. `intercepted`: whether others far
+    from it are answered for by the same certificate, which is none of theirs. These three are None while it is not
+    known. `barred`: why nothing could come through, on this device's side. `over`: it has to be judged now.
     """
 
     own: tuple[Look, ...] | None = ()
@@ -283,24 +284,15 @@ class Found(msgspec.Struct):
     names: bool | None = None
     named: Named | None = Named()
     refused_here: bool | None = False
+    intercepted: bool | None = False
     barred: str = ""
     over: bool = False
 
 
 def judge(
-    target: Target,
-    result: Result,
-    at: float,
-    evidence: Evidence,
-    *,
-    clock_synchronized: bool,
-    named: Named | None = None,
-    refused_here: bool | None = False,
+    target: Target, result: Result, at: float, evidence: Evidence, found: Found, *, clock_synchronized: bool
 ) -> Ruling | None:
-    """The verdict of a failure and the error to record with it; None when it is doubtful.
-
-    `named`, `refused_here`: see `Found`, as far as it is known.
-    """
+    """The verdict of a failure and the error to record with it; None when it is doubtful. `found`: without asking."""
     error = result.error
     assert error is not None
     if error.code in ("tls_cert_expired", "tls_cert_not_yet_valid") and not clock_synchronized:
@@ -315,8 +307,7 @@ def judge(
     if error.phase == "resolve" and error.code in _NO_NAME and evidence.finds_names(target, at):
         return None  # one that finds other names; a single name's resolver is taken at its word
     if error.attribution == "target" and error.phase != "resolve":
-        named = named if result.named else Named()
-        return None if named is None or refused_here is None else _rule_on_answer(error, named, refused_here)
+        return _rule_on_answer(error, found)
     return Ruling("down" if error.attribution == "target" else "unknown", error)
 
 
@@ -326,10 +317,10 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
     assert error is not None
     if error.attribution == "local":
         return Ruling("unknown", error) if found.over or evidence.heard_since(None, at) else None
-    if (found.named is None or found.refused_here is None) and not found.over:
-        return None
     if error.attribution == "target" and error.phase != "resolve":
-        return _rule_on_answer(error, found.named or Named(), bool(found.refused_here))
+        return _rule_on_answer(error, found)
+    if found.named is None and not found.over:
+        return None
     if found.barred:
         return _local(error, found.barred)
     if found.own is None and not found.over:
@@ -337,17 +328,21 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
     if error.phase == "resolve":
         return _rule_on_resolver(target, error, at, evidence, found)
     if found.named is not None and found.named.doubt:
-        return _rule_on_answer(error, found.named, False)
+        return _rule_on_answer(error, found)
     return _rule_on_silence(target, result, at, evidence, found)
 
 
-def _rule_on_answer(error: Error, named: Named, refused_here: bool) -> Ruling:
+def _rule_on_answer(error: Error, found: Found) -> Ruling | None:
     """Somebody answered, and wrongly; or nobody did where the resolver had led."""
-    if refused_here:
+    if found.refused_here:
         return _local(error, _REFUSED_HERE)
-    if not named.doubt:
+    if found.intercepted:
+        return _local(error, _INTERCEPTED)
+    if None in (found.named, found.refused_here, found.intercepted) and not found.over:
+        return None
+    if found.named is None or not found.named.doubt:
         return Ruling("down", error)
-    told = f"{error.message}; but {named.doubt}"[:500]
+    told = f"{error.message}; but {found.named.doubt}"[:500]
     return Ruling("unknown", Error(error.phase, error.code, "resolver", told))
 
 

@@ -65,10 +65,18 @@ ARROWS = {
         "agent.verdict",
     },
     "agent.inquiry": {
+        "agent.certificates",
         "agent.config.model",
         "agent.device.clock",
         "agent.device.uplink",
         "agent.naming",
+        "agent.probers",
+        "agent.schedule",  # plain `Measurement`
+        "agent.verdict",
+    },
+    "agent.certificates": {
+        "agent.config.model",
+        "agent.device.clock",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
         "agent.verdict",

@@ -41,7 +41,7 @@ def answer(peer=AWAY, resolver=None, connect=5.0):
 
 def verdict(result, evidence, *, synchronized=True, **found):
     """Status, code and attribution; None while it is open."""
-    ruling = judge(HERE, result, AT, evidence, clock_synchronized=synchronized)
+    ruling = judge(HERE, result, AT, evidence, Found(), clock_synchronized=synchronized)
     if result.peer is not None:
         found.setdefault("before", evidence.other("here", result.peer, AT - 3, AT))
         found.setdefault("after", evidence.other("here", result.peer, AT, AT + PROOF_SECONDS))

@@ -56,7 +56,8 @@ def _at_once(asking: socket.socket, address: str, port: int) -> int:
 
 def _is_from_here(asking: socket.socket, address: str, port: int, number: int) -> bool:
     """Whether an error that came at once is this device's own word: its firewall sends ICMP by its own address, or
-    resets. A reset may have come in time from elsewhere; but no two more, from farther than one hop can go.
+    resets. A reset from the Internet may have come in time; but no two more, which one hop is not enough for. One from
+    near by, where the other side may be on the same machine, is taken for the target's.
     """
     if number == errno.EINPROGRESS:
         return False
@@ -66,7 +67,8 @@ def _is_from_here(asking: socket.socket, address: str, port: int, number: int) -
     try:
         _, ancillary, _, _ = asking.recvmsg(_QUOTED, _QUOTED, socket.MSG_ERRQUEUE)
     except OSError:
-        return number == errno.ECONNREFUSED and all(_resets_at_once(address, port) for _ in range(2))
+        far = number == errno.ECONNREFUSED and ipaddress.ip_address(address).is_global
+        return far and all(_resets_at_once(address, port) for _ in range(2))
     told = unreachable(ancillary)
     return told is not None and told.by == here and not told.of_a_neighbour
 

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent.parent
 RESOLVER, OTHER_RESOLVER = "11.7.0.53", "11.7.0.54"
+FAR_NETWORKS = ("12.7.1.0/24", "13.7.1.0/24")
 ROUTER = "02:00:00:00:00:77"  # its hardware address
 LATENCY = 0.02  # seconds that a healthy site takes
 
@@ -199,7 +200,7 @@ class Sites:
         self._loop.close()
 
     async def _well(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             self.asked += 1
             await asyncio.sleep(LATENCY)
@@ -207,18 +208,17 @@ class Sites:
             packed = (address.ipv4_mapped or address).packed
             host = head.partition("\r\nHost: ")[2].partition("\r\n")[0]
             status = b"500 Ill" if head.startswith("GET /ill") else b"200 OK"
-            if host.endswith(".example") and packed not in (_address(host, dns.A), _address(host, dns.AAAA)):
+            own = (_address(host, dns.A), _address(host, dns.AAAA))
+            if host.endswith(".example") and packed not in own and packed[:1] == b"\x0b":  # some are in other networks
                 status = b"404 Not Mine"
             writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nok")
             await writer.drain()
-        writer.close()
 
     @staticmethod
     async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), contextlib.closing(writer):
             while await reader.read(1000):
                 pass
-        writer.close()
 
     def _context(self) -> ssl.SSLContext:
         made: dict[str, ssl.SSLContext] = {}
@@ -303,11 +303,14 @@ class World:
         self.router.ip("address add fd77::1/64 dev lan0 nodad")
         self.carrier = Carrier(self.router.tunnel("wan0"), far.tunnel("net0"))
         self.router.ip("route add 11.7.0.0/16 dev wan0")
+        for network in FAR_NETWORKS:
+            self.router.ip(f"route add {network} dev wan0")
         self.router.ip("route add unreachable 11.7.8.0/24")
         self.router.ip("route add 2a00:7::/32 dev wan0")
         for resolver in (RESOLVER, OTHER_RESOLVER):
             far.ip(f"address add {resolver}/32 dev net0")
-        far.ip("route add local 11.7.1.0/24 dev lo")
+        for network in ("11.7.1.0/24", *FAR_NETWORKS):
+            far.ip(f"route add local {network} dev lo")
         far.ip("route add local 2a00:7:1::/64 dev lo")
         far.ip("route add 10.77.0.0/24 dev net0")
         far.ip("route add fd77::/64 dev net0")
@@ -337,6 +340,8 @@ class Agent:
         broker: str = "10.77.0.1:9",
         more: str = "",
         defaults: str = "interval: 1s",
+        synchronized: str = "yes",
+        environment: Mapping[str, str] = {},
     ) -> None:
         self._world, self._folder = world, folder
         folder.mkdir()
@@ -345,13 +350,16 @@ class Agent:
         config = folder / "config.yaml"
         config.write_text(
             f"agent: {{id: truth}}\nlocation: {{id: here}}\nstate_directory: {folder}/state\n"
-            f"kafka: {{bootstrap_servers: ['{broker}']}}\nclock: {{synchronized: yes}}\n{more}\n"
+            f"kafka: {{bootstrap_servers: ['{broker}']}}\nclock: {{synchronized: {synchronized}}}\n{more}\n"
             f"defaults: {{{defaults}}}\ntargets:\n{targets}"
         )
         world.device.run("mount", "--bind", str(resolv), "/etc/resolv.conf")
         command = world.device.enter(sys.executable, "-m", "agent", "run", "--config", str(config))
         self._log = (folder / "log").open("wb")
-        self.process = subprocess.Popen(command, stderr=self._log, cwd=ROOT)
+        self.process = subprocess.Popen(command, stderr=self._log, cwd=ROOT, env={**os.environ, **environment})
+        until = time.monotonic() + 60.0
+        while ": agent truth, " not in self.log() and self.process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
 
     @property
     def pid(self) -> int:

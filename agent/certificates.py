@@ -1,0 +1,121 @@
+"""Whether a certificate that was refused is that of somebody between, who answers for every address.
+
+A captive portal, or a gateway that reads along, shows the same certificate or issuer for all sites. So when a target
+has another certificate than it had when it was up, a few others are measured that are far from it. All on one server
+have a wrong certificate together; sites in different networks, which had good ones of their own, hardly ever do.
+"""
+
+import asyncio
+import ipaddress
+import random
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+import msgspec
+
+from agent.config.model import Target
+from agent.device.clock import boottime
+from agent.probers import asking, prober_of
+from agent.probers.resolver import Resolver
+from agent.probers.result import Peer, Result
+from agent.schedule import Measurement
+from agent.verdict import Look
+
+INTERCEPTED_SECONDS = 10.0  # so long it counts for others that somebody between was seen
+MOST_ASKED = 3  # others
+
+_REFUSED = frozenset({"tls_untrusted", "tls_hostname_mismatch", "tls_cert_expired", "tls_cert_not_yet_valid"})
+_NETWORK = {"ipv4": 16, "ipv6": 32}  # bits that addresses of the same operator have in common
+
+
+class _Good(NamedTuple):
+    """The certificate of a target that was up, and where."""
+
+    target: Target
+    sha256: str | None
+    issuer: str | None
+    peer: Peer
+
+
+class Certificates:
+    """Remembers those of the targets that were up. Times are seconds since boot."""
+
+    def __init__(self) -> None:
+        self._good: dict[str, _Good] = {}
+        self._between: dict[str, float] = {}  # digests and issuers that were seen for unrelated targets, and when
+        self._looked: dict[str, tuple[float, str | None]] = {}  # by target: when in vain, and at which certificate
+
+    def note(self, target: Target, result: Result, at: float) -> None:
+        """A target was up."""
+        tls, peer = result.tls, result.peer
+        if tls is None or not tls.verified or peer is None:
+            return
+        known = self._good.get(target.id)
+        if known is None or (known.sha256, known.peer) != (tls.sha256, peer):
+            self._good[target.id] = _Good(target, tls.sha256, tls.issuer, peer)
+
+    def keep_only(self, target_ids: Collection[str]) -> None:
+        """Forgets the other targets."""
+        self._good = {each: good for each, good in self._good.items() if each in target_ids}
+        self._looked = {each: last for each, last in self._looked.items() if each in target_ids}
+
+    def known(self, measurement: Measurement, now: float) -> bool | None:
+        """Whether somebody between has answered, as far as that is known without asking."""
+        target, result = measurement.target, measurement.result
+        foreign = self._foreign(target.id, result)
+        if not foreign:
+            return False
+        if any(self._between.get(each, 0.0) >= measurement.started - INTERCEPTED_SECONDS for each in foreign):
+            return True
+        at, sha256 = self._looked.get(target.id, (-asking.AGAIN_SECONDS, None))
+        seen = result.tls is not None and result.tls.sha256 == sha256
+        return False if seen and now - at < asking.AGAIN_SECONDS else None
+
+    async def look(self, measurement: Measurement, resolver: Resolver) -> tuple[bool, tuple[Look, ...]]:
+        """Measures others, at the addresses where they were up."""
+        target, result = measurement.target, measurement.result
+        foreign = self._foreign(target.id, result)
+        others = [good for good in self._good.values() if _is_far(good.peer, result.peer, self._good[target.id].peer)]
+        others = random.sample(others, min(len(others), MOST_ASKED))
+        results = await asyncio.gather(*(_measure(each, resolver) for each in others))
+        looks = tuple(
+            Look("measure", each.duration_ms, address=good.peer.address, error=_code(each))
+            for good, each in zip(others, results, strict=True)
+        )
+        shared: set[str] = set()
+        for good, found in zip(others, results, strict=True):
+            shared |= self._foreign(good.target.id, found)
+        now = boottime()
+        if both := foreign & shared:
+            self._between = dict.fromkeys(both, now)
+        else:
+            self._looked[target.id] = now, None if result.tls is None else result.tls.sha256
+        return bool(both), looks
+
+    def _foreign(self, target_id: str, result: Result) -> set[str]:
+        """What is said of a refused certificate, as far as it is not as it was."""
+        good, tls, error = self._good.get(target_id), result.tls, result.error
+        if good is None or tls is None or error is None or error.code not in _REFUSED:
+            return set()
+        return {each for each in (tls.sha256, tls.issuer) if each and each not in (good.sha256, good.issuer)}
+
+
+def _code(result: Result) -> str | None:
+    return None if result.error is None else result.error.code
+
+
+async def _measure(good: _Good, resolver: Resolver) -> Result:
+    there = msgspec.structs.replace(good.target, connect_to=good.peer.address, method="HEAD", body=None, redirects=0)
+    seconds = min(asking.ASK_SECONDS, good.target.timeout)
+    return await prober_of(there, resolver).probe(time.monotonic() + seconds)
+
+
+def _is_far(other: Peer, *peers: Peer | None) -> bool:
+    """Whether it is in another network than these, of the same family."""
+    bits = _NETWORK[other.family]
+    network = ipaddress.ip_network(f"{other.address}/{bits}", strict=False)
+    return all(
+        each is not None and each.family == other.family and ipaddress.ip_address(each.address) not in network
+        for each in peers
+    )
