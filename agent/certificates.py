@@ -17,6 +17,7 @@ import msgspec
 from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers import asking, prober_of
+from agent.probers.attempts import single
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
@@ -108,7 +109,7 @@ def _code(result: Result) -> str | None:
 async def _measure(good: _Good, resolver: Resolver) -> Result:
     there = msgspec.structs.replace(good.target, connect_to=good.peer.address, method="HEAD", body=None, redirects=0)
     seconds = min(asking.ASK_SECONDS, good.target.timeout)
-    return await prober_of(there, resolver).probe(time.monotonic() + seconds)
+    return await single(prober_of(there, resolver)).probe(time.monotonic() + seconds)
 
 
 def _is_far(other: Peer, *peers: Peer | None) -> bool:

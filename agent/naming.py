@@ -19,6 +19,7 @@ import msgspec
 from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers import asking, prober_of
+from agent.probers.attempts import single
 from agent.probers.resolver import Resolved, Resolver
 from agent.probers.result import Result
 from agent.schedule import Measurement
@@ -213,7 +214,7 @@ class Naming:
             ms, error = await asking.connect(address, port, seconds)
             return Look("connect", ms, address=address, port=port, error=error)
         prober = prober_of(target, _Remembering(self._resolver, self._known))
-        result = await prober.probe(time.monotonic() + seconds)
+        result = await single(prober).probe(time.monotonic() + seconds)
         error = None if result.error is None else result.error.code
         return Look("measure", result.duration_ms, address=address, error=error)
 

@@ -190,7 +190,7 @@ def test_each_try_is_in_the_record():
     unnamed = Error("resolve", "dns_servfail", "resolver", "x")
     tries = (Attempt(None, Phases(resolve=1.0), unnamed), Attempt("203.0.113.7", Phases(connect=2.0), refused, 2))
     result = Result(2084.2, Phases(connect=20.4), attempts=tries, attempt=3, earlier_ms=2000.0)
-    value = recorded(a_recorder().measured(a_measurement(result), "up", None, CLOCK))
+    value = recorded(a_recorder().measured(a_measurement(result), Ruling("up"), CLOCK))
     assert value["attempt"] == 3
     assert [(each["attempt"], each["address"], each["error"]["code"]) for each in value["attempts"]] == [
         (1, None, "dns_servfail"),
