@@ -419,10 +419,14 @@ class Inquiry:
         if case in self._held:
             self._try(case, boottime())
 
-    async def _second_look(self, case: _Case) -> None:
+    async def _second_look(self, case: _Case, other: Target | None = None) -> None:
         async with self._looks:
             if case.resolver_is_blamed:
                 looks = await self._ask_resolvers(case)
+                if other is not None and all(look.error is not None for look in looks):
+                    # A resolver that has got ill again meanwhile does not find what it found.
+                    again = await self._resolve(urlsplit(other.url).hostname or "", other.ip, other.resolver)
+                    case.found.names = case.found.names and again.error is None
             else:
                 self._looked[case.measurement.target.id] = case.at
                 by_tcp = case.measurement.prober.type in _BY_TCP
@@ -516,14 +520,14 @@ class Inquiry:
         looks = await asyncio.gather(
             *(self._resolve(urlsplit(each.url).hostname or "", each.ip, each.resolver) for each in targets)
         )
-        found = sum(look.error is None for look in looks)
-        asked.names_found += found
+        found = [each for each, look in zip(targets, looks, strict=True) if look.error is None]
+        asked.names_found += len(found)
         for case in cases:
             if looks:
-                case.found.names = found * 2 > len(looks)
+                case.found.names = len(found) * 2 > len(looks)
             # Only now: a resolver that has got well meanwhile finds this name, too.
             if case in self._held:
-                case.look = self._begin(self._second_look(case))
+                case.look = self._begin(self._second_look(case, next(iter(found), None)))
 
     async def _ask_reference(self, asked: _Asked, reference: str) -> None:
         """A URL, or a broker's `host:port`."""

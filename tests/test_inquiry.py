@@ -339,6 +339,29 @@ async def test_a_resolver_that_fails_is_asked_for_other_names(everything_is_far,
         assert len(names) == 3 + MOST_ASKED
 
 
+async def test_a_resolver_that_is_well_for_a_moment(everything_is_far, tmp_path):
+    """One that finds other names, and is ill again when the failed one is asked for, proves nothing."""
+    hosts, resolv_conf = tmp_path / "hosts", tmp_path / "resolv.conf"
+    hosts.touch()
+    resolv_conf.write_text("nameserver 127.0.0.1\n")
+    known, ill = zone(well__example=["127.0.0.1"]), []
+
+    def behaviour(question):
+        ill.extend(["since then"] * (question.name == "ill.example"))
+        return [reply(question, rcode=SERVFAIL)] if ill else known(question)
+
+    async with dns_server(behaviour) as server, site(says()) as served:
+        device = Device(Resolver(hosts, resolv_conf, server.port))
+        well = target("well", f"http://well.example:{served.port}/")
+        answer = Result(5.0, Phases(connect=5.0), peer=peer_of(served), resolver="127.0.0.1")
+        device.take(well, answer)
+        failed = Error("resolve", "dns_servfail", "resolver", "SERVFAIL")
+        device.take(target("a", "http://ill.example/"), Result(5.0, Phases(resolve=5.0), failed))
+        device.take(well, answer)
+        await device.until_all_are_settled()
+        assert [status for name, status, _ in device.settled if name == "a"] == ["unknown"]
+
+
 async def test_what_asking_raises_is_told(everything_is_far, caplog, monkeypatch):
     """A bug while asking costs the answer, and the result is settled in time by what is known."""
     caplog.set_level(logging.ERROR)
