@@ -346,3 +346,19 @@ async def test_what_is_remembered_is_bounded(world, monkeypatch):
     assert max(len(each.addresses) for each in known._known.values()) <= MOST_ADDRESSES
     known.keep_only([])
     assert len(known) == 0
+
+
+async def test_wrong_addresses_for_very_many(world):
+    """Hundreds that fail at once at the onset of a lie are not blamed, and few are looked at for it."""
+    names = [f"m{number}.example" for number in range(300)]
+    world.named = {name: [f"127.7.{4 + number // 200}.{number % 200 + 1}"] for number, name in enumerate(names)}
+    world.served = {name: set(addresses) for name, addresses in world.named.items()}
+    for _ in range(2):
+        await asyncio.gather(*(world.begin(name) for name in names))
+    assert {world.records[name][-1].status for name in names} == {"up"}
+    world.requests.clear()
+    world.named = {name: [f"127.7.{8 + number // 200}.{number % 200 + 1}"] for number, name in enumerate(names)}
+    await asyncio.gather(*(world.begin(name) for name in names))
+    await world.inquiry.until_all_are_settled()
+    assert {world.records[name][-1].status for name in names} == {"unknown"}
+    assert sum(world.requests.values()) < 1.5 * len(names)
