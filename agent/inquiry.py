@@ -166,6 +166,8 @@ class Inquiry:
         if result.error is None:
             self._naming.note(target, result, at)
             self._certificates.note(target, result, at)
+            self._looked.pop(target.id, None)  # what fails after that is looked at again
+            self._refused.pop(target.id, None)
             if target.id not in self._queues:
                 self._settled(measurement, clock, Ruling("up"))
                 return

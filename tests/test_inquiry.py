@@ -267,9 +267,12 @@ async def test_one_that_keeps_being_silent_is_asked_rarely(everything_is_far, mo
         for _ in range(4):
             await fails()
         assert dead.connections == 1
-        monkeypatch.setattr(asking, "AGAIN_SECONDS", 0.0)
+        device.take(a, up(peer_of(dead)))  # is another silence then
         await fails()
         assert dead.connections == 2
+        monkeypatch.setattr(asking, "AGAIN_SECONDS", 0.0)
+        await fails()
+        assert dead.connections == 3
 
 
 async def test_one_that_keeps_being_refused_is_asked_rarely(monkeypatch):

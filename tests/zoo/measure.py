@@ -22,10 +22,10 @@ from agent.device.identity import Run
 from agent.inquiry import Inquiry
 from agent.probers import poll, prober_of
 from agent.probers.resolver import Resolver
-from agent.probers.result import Attribution, Error
+from agent.probers.result import Attribution
 from agent.record import Recorder, ResultRecord
 from agent.schedule import STALL, Measurement, Missed, Scheduler
-from agent.verdict import Look, Seen, Status
+from agent.verdict import Ruling
 from tests.zoo.behaviour import PATIENCE
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -83,16 +83,8 @@ class Observer:
     def missed(self, missed: Missed) -> None:
         self.missing[missed.target.id] = missed.reason
 
-    def _settled(
-        self,
-        measurement: Measurement,
-        clock: ClockState,
-        status: Status,
-        error: Error | None,
-        seen: Seen | None = None,
-        own: tuple[Look, ...] | None = None,
-    ) -> None:
-        record = self._recorder.measured(measurement, status, error, clock, seen, own).value
+    def _settled(self, measurement: Measurement, clock: ClockState, ruling: Ruling) -> None:
+        record = self._recorder.measured(measurement, ruling, clock).value
         suspected = None if measurement.result.error is None else measurement.result.error.attribution
         observed = Observed(msgspec.json.decode(record, type=ResultRecord), suspected)
         self.observed.append(observed)
