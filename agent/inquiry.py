@@ -13,21 +13,21 @@ import itertools
 import logging
 import math
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from agent import second_look
 from agent.certificates import Certificates
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
+from agent.device.source import fits
 from agent.device.uplink import Way, Ways
 from agent.naming import Naming
 from agent.probers import asking
-from agent.probers.attempts import single
-from agent.probers.resolver import Resolver, is_address
+from agent.probers.resolver import Resolver, asked_from, is_address
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
 from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Named, Ruling, Seen, judge, rule, vouches
@@ -45,12 +45,12 @@ MOST_HELD = 2_000  # results; with more the oldest is judged by what is known
 FEW_HELD = 50  # that are looked at whenever there is something new; with more, each is
 TRY_SECONDS = 0.25  # only so often
 MOST_LOOKS = 8  # at targets for a second time, at once
-MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once
+MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once; and so many sources
 MOST_ASKED = 4  # other targets, of a kind; and as many references
-MOST_ADDRESSES = 3  # of one target
 LINKS_SECONDS = 1.0
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 
+_UP = Ruling("up")
 _BY_TCP = frozenset({"http", "tcp", "tls", "ws"})  # types of probers whose targets can be asked by a connection
 _HARMLESS = frozenset({"icmp", "dns"})  # whose measurement can be made again
 _PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "dns": 53, "dns+tcp": 53, "dns+tls": 853}
@@ -67,9 +67,10 @@ class News(Protocol):
 
 
 class _Asked:
-    """Others that are asked on behalf of some cases, and how many of them answered."""
+    """Others that are asked on behalf of some cases, from their source, and how many of them answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str | None = None) -> None:
+        self.source = source
         self.asked = self.answered = self.silent = self.names_asked = self.names_found = 0
 
     @property
@@ -96,6 +97,11 @@ class _Case:
         return self.measurement.result.peer
 
     @property
+    def source(self) -> str | None:
+        """The source of what failed: of the measurement, or of the question for the name."""
+        return _source(self.measurement.target, self.measurement.result)
+
+    @property
     def resolver_is_blamed(self) -> bool:
         error = self.measurement.result.error
         return error is not None and error.phase == "resolve" and error.attribution in ("resolver", "target")
@@ -119,6 +125,7 @@ class Inquiry:
     def __init__(self, settled: Settled, resolver: Resolver | None = None, news: News | None = None) -> None:
         self._settled, self._resolver, self._news = settled, resolver, news
         self._evidence = Evidence()
+        self._others: dict[str, Evidence] = {}  # by source: none vouches for what goes another way
         self._naming = Naming(resolver)
         self._certificates = Certificates()
         self._ways = Ways()
@@ -139,7 +146,10 @@ class Inquiry:
         """From now on these references and brokers are asked, and other targets are forgotten."""
         self._references, self._brokers = config.uplink.references, config.kafka.bootstrap_servers
         ids = {target.id for target in config.targets if target.enabled}
-        self._evidence.keep_only(ids)
+        sources = {target.source for target in config.targets if target.enabled}
+        self._others = {source: evidence for source, evidence in self._others.items() if source in sources}
+        for evidence in (self._evidence, *self._others.values()):
+            evidence.keep_only(ids)
         self._naming.keep_only(ids)
         self._certificates.keep_only(ids)
         self._refused = {target_id: at for target_id, at in self._refused.items() if target_id in ids}
@@ -158,33 +168,34 @@ class Inquiry:
         while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
             self._close(first, at)
         target, result = measurement.target, measurement.result
-        self._evidence.note(target, result, at, measurement.stall)
+        if target.source is None:
+            self._evidence.note(target, result, at, measurement.stall)
+        else:
+            names = self._evidence_of(asked_from(target.resolver, target.source))
+            self._evidence_of(target.source).note(target, result, at, measurement.stall, names)
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
-        found = Found()
-        ruling: Ruling | None = Ruling("up")
         if result.error is None:
             self._naming.note(target, result, at)
             self._certificates.note(target, result, at)
             self._looked.pop(target.id, None)  # what fails after that is looked at again
             self._refused.pop(target.id, None)
-            if target.id not in self._queues:
-                self._settled(measurement, clock, Ruling("up"))
-                return
-        else:
-            if self._resolver is not None:
-                found.named = self._naming.known(measurement, at)
-                found.refused_here = self._refused_here_as_known(measurement, at)
-                found.intercepted = self._certificates.known(measurement, at)
-            synchronized = clock.synchronized
-            ruling = judge(target, result, at, self._evidence, found, clock_synchronized=synchronized)
+            self.in_order(target.id, partial(self._settled, measurement, clock, _UP))
+            return
+        found = Found()
+        if self._resolver is not None:
+            found.named = self._naming.known(measurement, at)
+            found.refused_here = self._refused_here_as_known(measurement, at)
+            found.intercepted = self._certificates.known(measurement, at)
+        evidence = self._evidence_of(_source(target, result))
+        ruling = judge(target, result, at, evidence, found, clock_synchronized=clock.synchronized)
         if ruling is not None:
             self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
             return
         case = _Case(measurement, at, clock, found)
         if case.peer is not None:
             began = measurement.started + result.earlier_ms / 1000
-            case.found.before = self._evidence.other(target.id, case.peer, began, at)
+            case.found.before = self._evidence_of(case.source).other(target.id, case.peer, began, at)
         self._held[case] = None
         self._queues.setdefault(target.id, deque()).append(case)
         if self._resolver is not None:
@@ -235,6 +246,14 @@ class Inquiry:
         while self._attending is not None:
             await asyncio.wait([self._attending])
 
+    def _evidence_of(self, source: str | None) -> Evidence:
+        """What was seen on that way out."""
+        if source is None:
+            return self._evidence
+        if source not in self._others:
+            self._others[source] = Evidence()
+        return self._others[source]
+
     def _try(self, case: _Case, now: float) -> None:
         try:
             self._decide(case, now)
@@ -262,7 +281,7 @@ class Inquiry:
         self._queues.pop(target_id, None)
 
     def _decide(self, case: _Case, now: float) -> None:
-        found, measurement = case.found, case.measurement
+        found, measurement, evidence = case.found, case.measurement, self._evidence_of(case.source)
         if now >= case.at + HOLD_SECONDS:
             found.over = True
         if found.named is None:
@@ -271,17 +290,17 @@ class Inquiry:
             found.intercepted = self._certificates.known(measurement, now)
         if found.after is None and case.peer is not None:
             until = case.at + PROOF_SECONDS
-            found.after = self._evidence.other(measurement.target.id, case.peer, case.at, until)
+            found.after = evidence.other(measurement.target.id, case.peer, case.at, until)
         if case.way is None and (found.over or now >= case.at + PATIENCE_SECONDS):
             self._look_at_way(case, now)
         if case.asked is not None and case.asked.nobody:
             found.over = True
-        ruling = rule(measurement.target, measurement.result, case.at, self._evidence, found)
+        ruling = rule(measurement.target, measurement.result, case.at, evidence, found)
         if ruling is None:
             return
         if case.way is None:
             self._look_at_way(case, now)
-            ruling = rule(measurement.target, measurement.result, case.at, self._evidence, found) or ruling
+            ruling = rule(measurement.target, measurement.result, case.at, evidence, found) or ruling
         del self._held[case]
         for task in (case.look, case.naming):
             if task is not None:
@@ -299,7 +318,7 @@ class Inquiry:
     def _look_at_way(self, case: _Case, now: float) -> None:
         """Whatever proves a way out, a link that was down meanwhile may have cost this measurement its answer."""
         self._ways.look(now)
-        case.way = way = self._ways.to("192.0.2.1" if case.peer is None else case.peer.address, now)
+        case.way = way = self._ways.to("192.0.2.1" if case.peer is None else case.peer.address, now, case.source)
         if way.link is False:
             case.found.barred = f"this device's link is down: {way.interface}"
         elif way.route is False and case.peer is not None:
@@ -308,7 +327,8 @@ class Inquiry:
             case.found.barred = f"this device's link went down or up meanwhile: {way.interface}"
 
     def _judge_uplink(self, case: _Case, now: float) -> None:
-        if self._lost is not None or self._evidence.heard_since(case.peer, case.at):
+        """What goes by a source of its own says nothing about the device's way out."""
+        if self._lost is not None or case.source is not None or self._evidence.heard_since(case.peer, case.at):
             return
         asked = case.asked
         if case.way is not None and case.way.barred:
@@ -338,7 +358,7 @@ class Inquiry:
             names_found=asked.names_found,
             names_compared=named.compared,
             names_kept=named.kept,
-            loss=self._evidence.lossy(case.measurement.target.id, now),
+            loss=self._evidence_of(case.source).lossy(case.measurement.target.id, now),
             waited_ms=round((now - case.at) * 1000, 3),
         )
 
@@ -347,8 +367,8 @@ class Inquiry:
         try:
             while self._held:
                 waiting = [case for case in self._held if case.asked is None and case.is_to_be_asked_for(boottime())]
-                if waiting:
-                    self._begin(self._ask_others(waiting))
+                for source in itertools.islice(dict.fromkeys(case.source for case in waiting), MOST_KINDS):
+                    self._begin(self._ask_others([case for case in waiting if case.source == source]))
                 await asyncio.sleep(PATIENCE_SECONDS)
                 self.settle(boottime())
         except Exception:
@@ -376,8 +396,8 @@ class Inquiry:
         may_be_asked = case.peer is not None and case.measurement.prober.type in _BY_TCP | _HARMLESS
         if not case.resolver_is_blamed and not may_be_asked:
             return
-        last = self._looked.get(target.id, -asking.AGAIN_SECONDS)
-        silent_still = self._evidence.last_quick(target.id) <= last and case.at - last < asking.AGAIN_SECONDS
+        last, quick = self._looked.get(target.id, -asking.AGAIN_SECONDS), self._evidence_of(case.source).last_quick
+        silent_still = quick(target.id) <= last and case.at - last < asking.AGAIN_SECONDS
         if silent_still and case.found.before is not None:
             return
         case.found.own = None  # that it was silent once is not enough: what was lost on the way looks the same
@@ -403,7 +423,7 @@ class Inquiry:
         peer = case.peer
         assert peer is not None
         async with self._looks:
-            ms, error = await asking.connect(peer.address, peer.port or 0, asking.ASK_SECONDS)
+            ms, error = await asking.connect(peer.address, peer.port or 0, asking.ASK_SECONDS, case.source)
         now = boottime()
         if error == "local_network":
             self._refused_here = now
@@ -422,74 +442,55 @@ class Inquiry:
             self._try(case, boottime())
 
     async def _second_look(self, case: _Case, other: Target | None = None) -> None:
+        measurement, target, resolver = case.measurement, case.measurement.target, self._resolver
+        assert resolver is not None
         async with self._looks:
             if case.resolver_is_blamed:
-                looks = await self._ask_resolvers(case)
+                servers = [target.resolver, *self._evidence_of(case.source).other_resolvers(target)][:2]
+                looks = await second_look.by_resolvers(measurement, resolver, servers, case.source)
                 if other is not None and all(look.error is not None for look in looks):
                     # A resolver that has got ill again meanwhile does not find what it found.
-                    again = await self._resolve(urlsplit(other.url).hostname or "", other.ip, other.resolver)
+                    name, server = second_look.host_of(other), other.resolver
+                    again = await second_look.resolve(name, other.ip, resolver, server, case.source)
                     case.found.names = case.found.names and again.error is None
             else:
-                self._looked[case.measurement.target.id] = case.at
-                by_tcp = case.measurement.prober.type in _BY_TCP
-                looks = await self._ask_addresses(case) if by_tcp else [await _measure_again(case.measurement)]
+                self._looked[target.id] = case.at
+                if measurement.prober.type in _BY_TCP:
+                    looks = await second_look.at_addresses(measurement, resolver, case.source)
+                else:
+                    looks = [await second_look.by_measuring(measurement)]
         case.found.own = tuple(looks)
         if looks and looks[0].error == "local_network":
-            self._looked.pop(case.measurement.target.id, None)  # what this device does to itself is looked at each time
+            self._looked.pop(target.id, None)  # what this device does to itself is looked at each time
         now = boottime()
-        if not case.resolver_is_blamed and looks and looks[0].error is None and not case.measurement.result.heard:
-            self._evidence.lost(case.measurement.target.id, now)
+        if not case.resolver_is_blamed and looks and looks[0].error is None and not measurement.result.heard:
+            self._evidence_of(case.source).lost(target.id, now)
         if case in self._held:
             self._try(case, now)
-
-    async def _ask_addresses(self, case: _Case) -> list[Look]:
-        peer = case.peer
-        assert peer is not None
-        assert peer.port is not None
-        same = _connect(peer.address, peer.port, asking.ASK_SECONDS)
-        first, others = await asyncio.gather(same, self._ask_siblings(case, peer.address, peer.port))
-        return [first, *others]
-
-    async def _ask_siblings(self, case: _Case, first: str, port: int) -> list[Look]:
-        """The other addresses of the name."""
-        target, name = case.measurement.target, _host(case.measurement)
-        if self._resolver is None or target.connect_to is not None or name is None:
-            return []
-        third = asking.ASK_SECONDS / 3
-        _, _, addresses = await asking.resolve(self._resolver, name, target.ip, target.resolver, third)
-        if first not in addresses:
-            return []
-        siblings = [address for address in addresses if address != first][: MOST_ADDRESSES - 1]
-        return await asyncio.gather(*(_connect(each, port, 2 * third) for each in siblings))
-
-    async def _ask_resolvers(self, case: _Case) -> list[Look]:
-        """The same one again, and another one where there is one."""
-        target, name = case.measurement.target, _host(case.measurement)
-        if self._resolver is None or name is None:
-            return []
-        servers = [target.resolver, *self._evidence.other_resolvers(target)][:2]
-        return await asyncio.gather(*(self._resolve(name, target.ip, server) for server in servers))
-
-    async def _resolve(self, name: str, ip: str, server: str | None) -> Look:
-        assert self._resolver is not None
-        ms, error, _ = await asking.resolve(self._resolver, name, ip, server, asking.ASK_SECONDS)
-        return Look("resolve", ms, server=server or "host", error=error)
 
     # Others
 
     async def _ask_others(self, cases: list[_Case]) -> None:
-        """A few of those that can vouch for each kind of case."""
-        asked = _Asked()
+        """A few of those that can vouch for each kind of case, of which all have one source."""
+        asked = _Asked(cases[0].source)
         now, silent = boottime(), {case.measurement.target.id for case in self._held if not case.answered}
-        known = list(self._evidence.witnesses(silent, now))
+        evidence = self._evidence_of(asked.source)
+        known = list(evidence.witnesses(silent, now))
         random.shuffle(known)
+
+        def everywhere() -> Iterator[tuple[Target, Result]]:
+            yield from known
+            for other in (self._evidence, *self._others.values()):
+                if other is not evidence:
+                    yield from other.witnesses(silent, now)
+
         witnesses: dict[str, Peer] = {}
         kinds = dict(itertools.islice({_kind(case): case for case in cases}.items(), MOST_KINDS))
         cases = [case for case in cases if _kind(case) in kinds]  # the others have their turn when these are asked for
         for kind in kinds.values():
             if kind.resolver_is_blamed:
                 alike = [case for case in cases if _kind(case) == _kind(kind)]
-                self._begin(self._ask_for_names(alike, asked, _chosen(_named(known, kind.measurement.target))))
+                self._begin(self._ask_for_names(alike, asked, _chosen(_named(everywhere(), kind.measurement.target))))
             address = None if kind.peer is None else kind.peer.address
             able = ((target.id, result.peer) for target, result in known if result.peer is not None)
             witnesses.update(_chosen(each for each in able if address is None or vouches(each[1].address, address)))
@@ -504,7 +505,7 @@ class Inquiry:
     async def _ask(self, asked: _Asked, key: str, address: str, port: int) -> None:
         asked.asked += 1
         begun = boottime()
-        ms, error = await asking.connect(address, port, asking.ASK_SECONDS)
+        ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
         if error not in asking.ANSWERS:
             asked.silent += 1
             if asked.nobody:
@@ -513,14 +514,19 @@ class Inquiry:
         asked.answered += 1
         now = boottime()
         stall = math.inf if self._stood_still >= begun else 0.0
-        self._evidence.heard(key, Peer(address, port, "ipv6" if ":" in address else "ipv4"), ms, now, stall)
+        peer = Peer(address, port, "ipv6" if ":" in address else "ipv4")
+        self._evidence_of(asked.source).heard(key, peer, ms, now, stall)
         self.settle(now)
 
     async def _ask_for_names(self, cases: list[_Case], asked: _Asked, targets: list[Target]) -> None:
         """Does their resolver find other names? If there are any."""
         asked.names_asked += len(targets)
+        assert self._resolver is not None
         looks = await asyncio.gather(
-            *(self._resolve(urlsplit(each.url).hostname or "", each.ip, each.resolver) for each in targets)
+            *(
+                second_look.resolve(second_look.host_of(each), each.ip, self._resolver, each.resolver, asked.source)
+                for each in targets
+            )
         )
         found = [each for each, look in zip(targets, looks, strict=True) if look.error is None]
         asked.names_found += len(found)
@@ -543,36 +549,28 @@ class Inquiry:
         addresses: tuple[str, ...] = (name,)
         if not is_address(name):
             _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, asking.ASK_SECONDS / 3)
-        for address in addresses[:1]:
+        for address in [each for each in addresses if fits(asked.source, each)][:1]:
             await self._ask(asked, f"reference {reference}", address, port)
 
 
-async def _measure_again(measurement: Measurement) -> Look:
-    result = await single(measurement.prober).probe(time.monotonic() + asking.ASK_SECONDS)
-    return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
-
-
-async def _connect(address: str, port: int, seconds: float) -> Look:
-    ms, error = await asking.connect(address, port, seconds)
-    return Look("connect", ms, address=address, port=port, error=None if error in asking.ANSWERS else error)
-
-
-def _host(measurement: Measurement) -> str | None:
-    """The name that was resolved, if it is known: a redirect may have led to another."""
-    http = measurement.result.http
-    name = urlsplit(measurement.target.url).hostname
-    return None if name is None or is_address(name) or (http is not None and http.redirects) else name
-
-
-def _named(known: list[tuple[Target, Result]], of: Target) -> Iterator[Target]:
-    """Targets whose names the same resolver found."""
-    found = (each for each, result in known if result.resolver is not None and each.resolver == of.resolver)
-    return (each for each in found if not is_address(urlsplit(each.url).hostname or ""))
+def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Target]:
+    """Targets whose names the same resolver found, asked the same way."""
+    way = of.resolver, asked_from(of.resolver, of.source)
+    found = (each for each, result in known if result.resolver is not None)
+    found = (each for each in found if (each.resolver, asked_from(each.resolver, each.source)) == way)
+    return (each for each in found if not is_address(second_look.host_of(each)))
 
 
 def _chosen(those: Iterable[T]) -> list[T]:
     """The first few: with thousands to choose from no more are looked at than it takes."""
     return list(itertools.islice(those, MOST_ASKED))
+
+
+def _source(target: Target, result: Result) -> str | None:
+    """By which way it went what failed: that of the target, or of the question for its name."""
+    if result.error is not None and result.error.phase == "resolve":
+        return asked_from(target.resolver, target.source)
+    return target.source
 
 
 def _kind(case: _Case) -> tuple[object, ...]:

@@ -20,7 +20,7 @@ from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
-from agent.probers.resolver import Resolved, Resolver
+from agent.probers.resolver import Resolved, Resolver, asked_from
 from agent.probers.result import Result
 from agent.schedule import Measurement
 from agent.verdict import Look, Named
@@ -36,7 +36,8 @@ SOON_SECONDS = 0.3  # so long the name that cannot exist has before anything els
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that may be repeated (RFC 9110, section 9.2.1)
 
-_Name = tuple[str | None, str]  # the `resolver` option of its targets, and the name
+_Way = tuple[str | None, str | None]  # how a name is asked for: the option `resolver`, and from where that is asked
+_Name = tuple[_Way, str]
 
 
 class _Known(msgspec.Struct):
@@ -77,12 +78,18 @@ class _Remembering(Resolver):
         self._others, self._remembered = resolver, known
 
     async def resolve(
-        self, name: str, *, ip: Literal["auto", "4", "6"], deadline: float, server: str | None = None
+        self,
+        name: str,
+        *,
+        ip: Literal["auto", "4", "6"],
+        deadline: float,
+        server: str | None = None,
+        source: str | None = None,
     ) -> Resolved:
         """See `Resolver`."""
-        if (known := self._remembered.get((server, name))) is not None:
+        if (known := self._remembered.get(((server, asked_from(server, source)), name))) is not None:
             return Resolved(known.addresses, None)
-        return await self._others.resolve(name, ip=ip, deadline=deadline, server=server)
+        return await self._others.resolve(name, ip=ip, deadline=deadline, server=server, source=source)
 
 
 class Naming:
@@ -93,8 +100,8 @@ class Naming:
         self._known: dict[_Name, _Known] = {}
         self._looked: dict[str, _Looked] = {}  # by target id, as is
         self._changes: dict[str, _Change] = {}
-        self._lied: dict[str | None, float] = {}  # by `resolver` option: when it was found to lie about all names
-        self._no_names: dict[str | None, tuple[float, asyncio.Task[tuple[Look, tuple[str, ...]]]]] = {}
+        self._lied: dict[_Way, float] = {}  # when it was found to lie about all names
+        self._no_names: dict[_Way, tuple[float, asyncio.Task[tuple[Look, tuple[str, ...]]]]] = {}
         self._looks = asyncio.Semaphore(MOST_LOOKS)
 
     def __len__(self) -> int:
@@ -102,8 +109,11 @@ class Naming:
 
     def note(self, target: Target, result: Result, at: float) -> None:
         """A target was up."""
+        if not result.named:
+            return
+        way = _way(target)
         for name, address in result.named:
-            key = target.resolver, name
+            key = way, name
             known = self._known.get(key)
             if known is None:
                 if len(self._known) >= MOST_NAMES:
@@ -113,7 +123,7 @@ class Naming:
             known.at = at
             if address != known.addresses[0]:
                 if address not in known.addresses:
-                    if self._lied.get(target.resolver, -math.inf) >= at - LIE_SECONDS:
+                    if self._lied.get(way, -math.inf) >= at - LIE_SECONDS:
                         continue
                     known.target_id, known.kept = target.id, -1
                 others = [each for each in known.addresses if each != address]
@@ -137,7 +147,7 @@ class Naming:
         target, result = measurement.target, measurement.result
         if self._resolver is None or not result.named:
             return Named()
-        lied = self._lied.get(target.resolver, -math.inf) >= measurement.started - LIE_SECONDS
+        lied = self._lied.get(_way(target), -math.inf) >= measurement.started - LIE_SECONDS
         if lied and self._is_new(target, result):
             return Named(liar=True)
         last = self._looked.get(target.id)
@@ -148,7 +158,7 @@ class Naming:
     async def look(self, measurement: Measurement) -> Named:
         """Asks."""
         target, result = measurement.target, measurement.result
-        no_name = self._ask_for_no_name(target.resolver, measurement.started)
+        no_name = self._ask_for_no_name(target, measurement.started)
         await asyncio.wait([no_name], timeout=SOON_SECONDS)
         found, changed = Named(), self._changed(target, result)
         if changed is not None and not (no_name.done() and _wildcard(result, no_name)):
@@ -160,23 +170,24 @@ class Naming:
 
     def _is_new(self, target: Target, result: Result) -> bool:
         """Was no target ever up at one of these addresses, as far as is remembered?"""
-        known = [(self._known.get((target.resolver, name)), address) for name, address in result.named]
+        known = [(self._known.get((_way(target), name)), address) for name, address in result.named]
         return any(each is None or address not in each.addresses for each, address in known)
 
     def _changed(self, target: Target, result: Result) -> tuple[str, str, _Known] | None:
         """The first name that had other addresses, and the one that it has now."""
         for name, address in result.named:
-            known = self._known.get((target.resolver, name))
+            known = self._known.get((_way(target), name))
             if known is not None and address not in known.addresses:
                 return name, address, known
         return None
 
-    def _ask_for_no_name(self, server: str | None, since: float) -> asyncio.Task[tuple[Look, tuple[str, ...]]]:
+    def _ask_for_no_name(self, target: Target, since: float) -> asyncio.Task[tuple[Look, tuple[str, ...]]]:
         """For a name that cannot exist (RFC 6761, section 6.4); one question for all that failed before it."""
-        asked = self._no_names.get(server)
+        way = _way(target)
+        asked = self._no_names.get(way)
         if asked is None or asked[0] < since:
-            work = self._resolve(f"{secrets.token_hex(8)}.invalid", "auto", server, named=True)
-            asked = self._no_names[server] = boottime(), asyncio.get_running_loop().create_task(work)
+            work = self._resolve(f"{secrets.token_hex(8)}.invalid", "auto", target, named=True)
+            asked = self._no_names[way] = boottime(), asyncio.get_running_loop().create_task(work)
         return asked[1]
 
     async def _look_at_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Named:
@@ -187,7 +198,7 @@ class Naming:
         async with self._looks:
             own, (again, addresses), (compared, kept) = await asyncio.gather(
                 self._measure(measurement, known.addresses[0]),
-                self._resolve(name, target.ip, target.resolver),
+                self._resolve(name, target.ip, target),
                 self._compare(target, {name for name, _ in measurement.result.named}),
             )
         now = boottime()
@@ -201,7 +212,7 @@ class Naming:
         )
         self._changes[target.id] = _Change(now, found)
         if found.lies_about_all:
-            self._lied[target.resolver] = now
+            self._lied[_way(target)] = now
         return found
 
     async def _measure(self, measurement: Measurement, address: str) -> Look:
@@ -211,7 +222,7 @@ class Naming:
         seconds = min(asking.ASK_SECONDS, target.timeout)
         if measurement.prober.type == "http" and target.method not in _SAFE:
             port = 80 if peer is None or peer.port is None else peer.port
-            ms, error = await asking.connect(address, port, seconds)
+            ms, error = await asking.connect(address, port, seconds, target.source)
             return Look("connect", ms, address=address, port=port, error=error)
         prober = prober_of(target, _Remembering(self._resolver, self._known))
         result = await single(prober).probe(time.monotonic() + seconds)
@@ -222,21 +233,27 @@ class Naming:
         """For how many other names that kept their addresses there was an answer, and how many have one of these."""
         others = [
             (name, known)
-            for (server, name), known in self._known.items()
-            if server == target.resolver and known.steady and name not in but
+            for (way, name), known in self._known.items()
+            if way == _way(target) and known.steady and name not in but
         ]
         others = random.sample(others, min(len(others), MOST_COMPARED))
-        answers = await asyncio.gather(*(self._resolve(name, "auto", target.resolver) for name, _ in others))
+        answers = await asyncio.gather(*(self._resolve(name, "auto", target) for name, _ in others))
         pairs = [(set(each), known) for (_, each), (_, known) in zip(answers, others, strict=True) if each]
         return len(pairs), sum(not each.isdisjoint(known.addresses) for each, known in pairs)
 
     async def _resolve(
-        self, name: str, ip: str, server: str | None, *, named: bool = False
+        self, name: str, ip: str, target: Target, *, named: bool = False
     ) -> tuple[Look, tuple[str, ...]]:
+        """As it is asked for on behalf of the target."""
         assert self._resolver is not None
-        ms, error, addresses = await asking.resolve(self._resolver, name, ip, server, asking.ASK_SECONDS)
+        server, seconds = target.resolver, asking.ASK_SECONDS
+        ms, error, addresses = await asking.resolve(self._resolver, name, ip, server, seconds, target.source)
         first, shown = next(iter(addresses), None), name if named else None
         return Look("resolve", ms, address=first, server=server or "host", name=shown, error=error), addresses
+
+
+def _way(target: Target) -> _Way:
+    return target.resolver, asked_from(target.resolver, target.source)
 
 
 def _wildcard(result: Result, no_name: asyncio.Task[tuple[Look, tuple[str, ...]]]) -> str | None:

@@ -51,7 +51,7 @@ class LocationTag(msgspec.Struct, omit_defaults=True):
 
 
 class TargetTag(msgspec.Struct):
-    """What was measured; `url` is shown without its secrets."""
+    """What was measured; `url` is shown without its secrets. `source`: the address or interface that it left by."""
 
     id: str
     type: str
@@ -59,6 +59,7 @@ class TargetTag(msgspec.Struct):
     interval_ms: float
     timeout_ms: float
     labels: dict[str, str]
+    source: str | UnsetType = UNSET
 
 
 class ClockTag(msgspec.Struct):
@@ -421,6 +422,7 @@ class Recorder:
                 whole_ms(target.interval),
                 whole_ms(target.timeout),
                 target.labels,
+                target.source or UNSET,
             ),
             scheduled_at=scheduled_at,
             clock=clock,

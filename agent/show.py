@@ -43,6 +43,7 @@ class TargetView(msgspec.Struct, frozen=True):
     id: Word
     url: Word = ""
     interval_ms: Milliseconds | None = None
+    source: Word | None = None
 
 
 class LocationView(msgspec.Struct, frozen=True):
@@ -286,6 +287,8 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
     if result.peer is not None:
         address = f"[{result.peer.address}]" if ":" in result.peer.address else result.peer.address
         yield "address", Text(out.printable(address if result.peer.port is None else f"{address}:{result.peer.port}"))
+    if result.target.source is not None:
+        yield "source", Text(out.printable(result.target.source))
     if result.http is not None and result.http.status_code is not None:
         http = result.http
         version = "" if http.version is None else f"HTTP/{http.version}, "

@@ -57,7 +57,9 @@ class _Sightings:
 
 
 class Evidence:
-    """What this device saw that tells its own troubles from a target's. Times are seconds since boot."""
+    """What this device saw that tells its own troubles from a target's, on one way out: that of a `source`, or of all
+    targets without. Times are seconds since boot.
+    """
 
     def __init__(self) -> None:
         self._quick = {(reach, family): _Sightings() for reach in ("near", "far") for family in ("ipv4", "ipv6")}
@@ -67,23 +69,26 @@ class Evidence:
         self._witnesses: dict[str, tuple[Target, Result, float]] = {}  # the last quick answer of each, and when
         self._signs: dict[str, float] = {}  # of loss: by target, the last one
 
-    def note(self, target: Target, result: Result, at: float, stall: float = 0.0) -> None:
+    def note(
+        self, target: Target, result: Result, at: float, stall: float = 0.0, names: "Evidence | None" = None
+    ) -> None:
         """Takes a result in: whose address answered, how quickly, and which resolver named it.
 
-        `stall`: the longest time, in seconds, that this device was seen to stand still meanwhile.
+        `stall`: the longest time, in seconds, that this device was seen to stand still meanwhile. `names`: the evidence
+        of the way by which the resolver was asked, if it is another.
         """
         peer, error = result.peer, result.error
         # What was silent in the end may have said something, but when?
         if peer is None or (error is not None and error.attribution != "target"):
             return
         if result.resolver is not None:
-            self.resolved(target.id, target.resolver, at)
+            (self if names is None else names).resolved(target.id, target.resolver, at)
         connect, wait = result.phases_ms.connect, result.phases_ms.wait
         if self.heard(target.id, peer, wait if connect is None else connect, at, stall) and connect is not None:
             self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
         silent = any(each.address == peer.address and not each.heard for each in result.attempts)
-        if silent and _reach(peer.address) != "here":
+        if silent and not stall and _reach(peer.address) != "here":
             self.lost(target.id, at)
 
     def heard(self, key: str, peer: Peer, took_ms: float | None, at: float, stall: float = 0.0) -> bool:

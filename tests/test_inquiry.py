@@ -389,15 +389,19 @@ class Told:
 
     def __init__(self):
         self.verdicts = {}
-        self.inquiry = Inquiry(self.settled)
+        self.lost = []
+        self.inquiry = Inquiry(self.settled, news=self)
+
+    def uplink_lost(self, since, why):
+        self.lost.append(why)
 
     def settled(self, measurement, clock, ruling):
         self.verdicts[measurement.target.id] = ruling.status
 
-    def take(self, name, at, *, took=0.1, address="9.9.9.9", **options):
+    def take(self, name, at, *, took=0.1, address="9.9.9.9", source=None, **options):
         """A result that ended `at`: an answer, unless an error is given."""
         url = f"http://{name}.example/"
-        target = Target(name, url, url, 30.0, 10.0)
+        target = Target(name, url, url, 30.0, 10.0, source=source)
         peer = Peer(address, 80, "ipv6" if ":" in address else "ipv4")
         result = Result(took * 1000, Phases(connect=20.0), peer=peer, **options)
         self.inquiry.take(Measurement(target, AProber(), at - took, at - took, 0.0, result), at, CLOCK)
@@ -418,3 +422,12 @@ def test_what_answered_before_the_last_try_proves_nothing_for_it(earlier, verdic
     told.take("shop", 103.0, took=3.0, error=timeout, earlier_ms=earlier, attempts=attempts, attempt=2)
     told.take("other", 103.5)
     assert told.verdict("shop", 103.0 + HOLD_SECONDS) == verdict
+
+
+def test_an_uplink_that_is_some_targets_source_alone():
+    """What fails by an interface that is not there is unknown, and no news of the device's way out."""
+    told = Told()
+    timeout = Error("connect", "connect_timeout", "path", "no answer to the connection attempt")
+    told.take("shop", 103.0, error=timeout, source="gone7")
+    assert told.verdict("shop", 103.0 + HOLD_SECONDS) == "unknown"
+    assert told.lost == []

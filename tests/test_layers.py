@@ -68,8 +68,16 @@ ARROWS = {
         "agent.certificates",
         "agent.config.model",
         "agent.device.clock",
+        "agent.device.source",
         "agent.device.uplink",
         "agent.naming",
+        "agent.probers",
+        "agent.schedule",  # plain `Measurement`
+        "agent.second_look",
+        "agent.verdict",
+    },
+    "agent.second_look": {
+        "agent.config.model",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
         "agent.verdict",
@@ -114,6 +122,7 @@ ARROWS = {
         "agent.config.pem",
         "agent.config.regexp",
         "agent.device.clock",
+        "agent.device.source",
         "agent.device.uplink",
         "agent.timer",
     },

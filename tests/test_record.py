@@ -184,6 +184,14 @@ def test_a_failure_has_null_for_what_was_not_reached():
     assert not {"http", "tls", "attempts", "missed"} & value.keys()
 
 
+def test_the_source_is_in_the_record():
+    """By which way it went is told of a target that has one of its own."""
+    measurement = a_measurement(Result(1.0, Phases()))
+    sourced = measurement._replace(target=msgspec.structs.replace(TARGET, source="wwan0"))
+    assert recorded(a_recorder().measured(sourced, Ruling("up"), CLOCK))["target"]["source"] == "wwan0"
+    assert "source" not in recorded(a_recorder().measured(measurement, Ruling("up"), CLOCK))["target"]
+
+
 def test_each_try_is_in_the_record():
     """The number of the try that the record tells of, and of each before it; one that found no address has none."""
     refused = Error("connect", "connect_refused", "target", "x")

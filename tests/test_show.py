@@ -87,6 +87,13 @@ def test_all_of_a_good_result(capsys):
         assert said in out, said
 
 
+def test_a_source(capsys):
+    """The way that a target has of its own."""
+    record = json.loads(a_record())
+    record["target"]["source"] = "wwan0"
+    assert "source      wwan0\n" in shown(capsys, json.dumps(record).encode())
+
+
 def test_tries(capsys):
     """What came of each try stands under its number, in order, and which one the rest is about."""
     refused = Error("connect", "connect_refused", "target", "the connection was refused")

@@ -199,6 +199,15 @@ def test_one_that_answers_the_second_try(tried, verdict):
     assert status(silence(), evidence, own=(SILENT,)) == verdict
 
 
+def test_one_that_answers_the_second_try_of_a_device_that_stood_still():
+    """What was silent meanwhile may have been heard in vain: no sign of loss."""
+    evidence = Evidence()
+    silent = Attempt("9.9.9.9", Phases(connect=900.0), Error("connect", "connect_timeout", "path", "x"))
+    tried = msgspec.structs.replace(answer(), attempts=(silent,), attempt=2)
+    evidence.note(OTHER, tried, AT + 0.1, stall=0.3)
+    assert status(silence(), evidence, own=(SILENT,)) == "down"
+
+
 def test_one_that_loses_packets_of_its_own():
     """Of many, one alone that has to be asked twice excuses nobody; two do. Nor does one that was always slow."""
     evidence = heard(*((target(f"t{n}"), answer(), 0.1 * n) for n in range(5)))

@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"[-+]?\d{1,18}", re.ASCII)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")  # RFC 9110, section 5.6.2
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*")
+_INTERFACE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_][A-Za-z0-9._-]{0,14}")  # as `agent.device.source` tells it apart
 _URL_BEHIND = re.compile(r"\w+\W{1,4}(https?://[^\s@?#]+)", re.IGNORECASE)
 _STATUS = re.compile(r"([1-5]\d\d)(?:\s*-\s*([1-5]\d\d))?", re.ASCII)  # RFC 9110, section 15: 100 to 599
 _OURS = {"connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect", "keep-alive"}
@@ -146,6 +147,20 @@ def address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError("is not an IP address; write it as 192.0.2.1 or 2001:db8::1") from None
+
+
+def source(text: str) -> str:
+    """An address of this device, in its usual form, or the name of an interface."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        if not _INTERFACE.fullmatch(text):
+            told = "is neither an address nor the name of an interface; write one of this device, as 192.0.2.7 or eth1"
+            raise ValueError(told) from None
+        return text
+    if found.is_unspecified or found.is_multicast or (found.version == 6 and found.is_link_local):
+        raise ValueError("is no address that a way out begins at; write another one of this device, or its interface")
+    return str(found)
 
 
 def host_and_port(text: str, default: int | None = None) -> tuple[str, int]:
@@ -301,6 +316,7 @@ FORMS: dict[str, Callable[[str], Any]] = {
     "url": url,
     "urls": url,
     "address": address,
+    "source": source,
     "resolver": resolver,
     "servers": server,
     "listen": listen,

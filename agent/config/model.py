@@ -217,6 +217,16 @@ class Target(msgspec.Struct, frozen=True):
     connect_to: (
         Annotated[str, Meta(description="This address instead of resolving.", extra={"form": "address"})] | None
     ) = None
+    source: (
+        Annotated[
+            str,
+            Meta(
+                description="Address of this device, or interface, that it leaves by; default: as the routes have it.",
+                extra={"form": "source", "public": True},
+            ),
+        ]
+        | None
+    ) = None
     resolver: (
         Annotated[str, Meta(description="DNS server, address[:port]; default: the host's.", extra={"form": "resolver"})]
         | None

@@ -1,6 +1,7 @@
 """Targets: the short and the long way to write one, defaults merged in, and what must fit together."""
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -150,6 +151,7 @@ class Targets:
         address, ip = merged.get("connect_to"), merged.get("ip", "auto")
         if address is not None and address is not NOT_OPENED and ip == ("4" if ":" in address else "6"):
             note(f"is not an IPv{ip} address, which ip: {ip} asks for; change one", "connect_to")
+        self._fit_source(merged, ip, note)
         headers = merged.get("headers") or {}
         if merged.get("basic_auth") and any(name.lower() == "authorization" for name in headers):
             told = "a user (basic_auth, or one in the url) and an Authorization header are both given"
@@ -160,6 +162,25 @@ class Targets:
             note(f"{told}; send shorter ones, or share them among several agents", "body")
         if (tls := merged.get("tls")) is not None and not any(each is NOT_OPENED for each in tls.values()):
             self._fit_tls(tls, note)
+
+    @staticmethod
+    def _fit_source(merged: dict[str, Any], ip: str | None, note: Any) -> None:
+        """All is of the version of IP of a source that is an address; `ip` says so then, too."""
+        version = _version(merged.get("source"))
+        if version is None or ip is None:
+            return
+        url, connect_to, resolver = (merged.get(name) or "" for name in ("url", "connect_to", "resolver"))
+        server = urlsplit(f"//{resolver}").hostname or ""
+        others = {
+            f"ip: {ip} asks for none": ip if ip != "auto" else None,
+            "the one in connect_to is none": _version(connect_to),
+            "the one in the url is none": None if connect_to else _version(urlsplit(url).hostname),
+            "the resolver's is none": None if _is_loopback(server) else _version(server),
+        }
+        for told, other in others.items():
+            if other not in (None, version):
+                note(f"is an IPv{version} address, and {told}; change one", "source")
+        merged["ip"] = version
 
     @staticmethod
     def _fit_tls(tls: dict[str, Any], note: Any) -> None:
@@ -176,6 +197,18 @@ class Targets:
                 raise ValueError("the client_key has no client_certificate beside it; name the certificate's file")
         except ValueError as error:
             note(str(error), "tls")
+
+
+def _version(text: str | None) -> str | None:
+    """Of IP, if it is an address."""
+    try:
+        return str(ip_address(text or "").version)
+    except ValueError:
+        return None
+
+
+def _is_loopback(text: str) -> bool:
+    return _version(text) is not None and ip_address(text).is_loopback
 
 
 def _without_foreign(defaults: Mapping[str, Any], scheme: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from agent.device.source import is_address, leave_by
+
 MOST_LINKS = 16  # interfaces whose links are watched
 TABLES_SECONDS = 0.25  # so old the kernel's tables may be that are looked at
 LOOK_SECONDS = 0.05  # between two looks at the links
@@ -26,7 +28,15 @@ _SIOCGIFFLAGS = 0x8913  # netdevice(7)
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _RTF_GATEWAY, _RTF_REJECT = 0x2, 0x200  # <linux/route.h>
 _ATF_COM = 0x2  # <linux/if_arp.h>: the neighbour has answered
-_NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+_NO_ROUTE = {
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENETDOWN,
+    errno.EADDRNOTAVAIL,
+    errno.ENODEV,
+}
 
 
 T = TypeVar("T")
@@ -58,11 +68,16 @@ class Way(msgspec.Struct, frozen=True):
         return self.route is False or self.link is False
 
 
-def has_route(address: str) -> bool | None:
-    """Asks this device's routing table: connecting a datagram socket sends nothing. None: it cannot be asked now."""
+def has_route(address: str, source: str | None = None) -> bool | None:
+    """Asks this device's routing table: connecting a datagram socket sends nothing. None: it cannot be asked now.
+
+    `source`: the address or the interface from which there would have to be one.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as asking:
+            if source is not None:
+                leave_by(asking, source)
             asking.connect((address, 9))
     except OSError as error:
         return False if error.errno in _NO_ROUTE else None
@@ -79,15 +94,23 @@ class Ways:
         self._counts: dict[str, str] = {}
         self._changes: deque[tuple[str, float]] = deque(maxlen=MOST_CHANGES)
 
-    def to(self, address: str, now: float) -> Way:
-        """The way there; tens of microseconds."""
+    def to(self, address: str, now: float, source: str | None = None) -> Way:
+        """The way there; tens of microseconds. `source`: the address or the interface from which it is looked for.
+
+        By which interface an address leaves is up to the rules of policy routing, which are not looked at.
+        """
         if now - self._read > TABLES_SECONDS:
             self._routes, self._neighbours, self._read = _routes(), _neighbours(), now
-        route, through = has_route(address), _through(address, self._routes)
-        if through is None:
+        route = has_route(address, source)
+        if source is not None and is_address(source):
             return Way(route)
-        answers = self._neighbours.get((through.gateway or address, through.interface))
-        return Way(route, through.interface, _link(through.interface), through.gateway, answers)
+        routes = self._routes if source is None else [each for each in self._routes if each.interface == source]
+        through = _through(address, routes)
+        interface, gateway = (source, None) if through is None else (through.interface, through.gateway)
+        if interface is None:
+            return Way(route)
+        answers = self._neighbours.get((gateway or address, interface))
+        return Way(route, interface, _link(interface), gateway, answers)
 
     def look(self, now: float) -> None:
         """Reads the kernel's counters of changes, which see also what was over between two looks."""
@@ -180,7 +203,7 @@ def _link(interface: str) -> bool | None:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             told = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH14x", interface.encode(), 0))
-    except OSError:
-        return None
+    except OSError as error:
+        return False if error.errno == errno.ENODEV else None  # it is gone
     flags = struct.unpack("16xH14x", told)[0]
     return bool(flags & _IFF_UP) and bool(flags & _IFF_RUNNING)

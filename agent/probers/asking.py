@@ -7,6 +7,7 @@ import os
 import socket
 import time
 
+from agent.device.source import leave_by
 from agent.probers.faults import failure_of
 from agent.probers.icmp_packet import RECVERR, unreachable
 from agent.probers.resolver import ResolveError, Resolver
@@ -22,19 +23,21 @@ _HOPS = {
 _QUOTED = 512  # bytes that are read of an error, and of what it is about
 
 
-async def connect(address: str, port: int, seconds: float) -> tuple[float, str | None]:
+async def connect(address: str, port: int, seconds: float, source: str | None = None) -> tuple[float, str | None]:
     """Connects to a numeric address and hangs up at once: milliseconds, and the error's code, `ANSWERS` among them.
 
-    A refusal that is this device's own, that of its firewall, is `local_network`.
+    `source`: see `Target`. A refusal that is this device's own, that of its firewall, is `local_network`.
     """
     begun = time.monotonic()
     code: str | None = None
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+            if source is not None:
+                leave_by(asking, source)
             asking.setsockopt(*RECVERR[family], 1)
             number = _at_once(asking, address, port)
-            if number and _is_from_here(asking, address, port, number):
+            if number and _is_from_here(asking, address, port, number, source):
                 return _ms(begun), "local_network"
             if number == errno.EINPROGRESS:
                 async with asyncio.timeout(seconds):
@@ -44,7 +47,7 @@ async def connect(address: str, port: int, seconds: float) -> tuple[float, str |
     except TimeoutError:
         code = "connect_timeout"
     except OSError as error:
-        code, _, _ = failure_of(error, address)
+        code, _, _ = failure_of(error, address, source)
     return _ms(begun), code
 
 
@@ -54,7 +57,7 @@ def _at_once(asking: socket.socket, address: str, port: int) -> int:
     return (number == errno.EINPROGRESS and asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or number
 
 
-def _is_from_here(asking: socket.socket, address: str, port: int, number: int) -> bool:
+def _is_from_here(asking: socket.socket, address: str, port: int, number: int, source: str | None) -> bool:
     """Whether an error that came at once is this device's own word: its firewall sends ICMP by its own address, or
     resets. A reset from the Internet may have come in time; but no two more, which one hop is not enough for. One from
     near by, where the other side may be on the same machine, is taken for the target's.
@@ -68,14 +71,16 @@ def _is_from_here(asking: socket.socket, address: str, port: int, number: int) -
         _, ancillary, _, _ = asking.recvmsg(_QUOTED, _QUOTED, socket.MSG_ERRQUEUE)
     except OSError:
         far = number == errno.ECONNREFUSED and ipaddress.ip_address(address).is_global
-        return far and all(_resets_at_once(address, port) for _ in range(2))
+        return far and all(_resets_at_once(address, port, source) for _ in range(2))
     told = unreachable(ancillary)
     return told is not None and told.by == here and not told.of_a_neighbour
 
 
-def _resets_at_once(address: str, port: int) -> bool:
+def _resets_at_once(address: str, port: int, source: str | None) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        if source is not None:
+            leave_by(asking, source)
         asking.setsockopt(*_HOPS[family], 1)
         return _at_once(asking, address, port) == errno.ECONNREFUSED
 
@@ -98,12 +103,13 @@ def _end(waiting: asyncio.Future[None]) -> None:
 
 
 async def resolve(
-    resolver: Resolver, name: str, ip: str, server: str | None, seconds: float
+    resolver: Resolver, name: str, ip: str, server: str | None, seconds: float, source: str | None = None
 ) -> tuple[float, str | None, tuple[str, ...]]:
     """Resolves: milliseconds, and the error's code, or the addresses."""
     begun = time.monotonic()
     try:
-        found = await resolver.resolve(name, ip=ip, deadline=begun + seconds, server=server)  # type: ignore[arg-type]
+        deadline = begun + seconds
+        found = await resolver.resolve(name, ip=ip, deadline=deadline, server=server, source=source)  # type: ignore[arg-type]
     except ResolveError as error:
         return _ms(begun), error.code, ()
     return _ms(begun), None if found.addresses else "dns_no_address", found.addresses

@@ -6,6 +6,7 @@ import socket
 import time
 from typing import NamedTuple
 
+from agent.device.source import leave_by
 from agent.probers import dns, faults
 from agent.probers.datagram import Datagrams
 from agent.probers.families import ms
@@ -34,9 +35,11 @@ class Outcome(NamedTuple):
     answer: dns.Message | None
 
 
-async def exchange(address: str, port: int, ask: Ask, deadline: float, *, tcp: bool) -> Outcome:
+async def exchange(
+    address: str, port: int, ask: Ask, deadline: float, *, tcp: bool, source: str | None = None
+) -> Outcome:
     """Asks a numeric address until `deadline`, in seconds of `time.monotonic`. Raises only `asyncio.CancelledError`."""
-    asking = _OverTcp(address, ask) if tcp else _OverUdp(address, ask)
+    asking = _OverTcp(address, ask, source) if tcp else _OverUdp(address, ask, source)
     try:
         asking.begin(port, deadline)
         await asking.done
@@ -48,8 +51,8 @@ async def exchange(address: str, port: int, ask: Ask, deadline: float, *, tcp: b
 class _Exchange:
     """What both ways have in common. The moments are seconds of `time.monotonic`, None until they come."""
 
-    def __init__(self, address: str, ask: Ask) -> None:
-        self._address, self._ask = address, ask
+    def __init__(self, address: str, ask: Ask, source: str | None) -> None:
+        self._address, self._ask, self._source = address, ask, source
         self._begun = self._ended = time.monotonic()
         self._marks: dict[Phase, float] = {}  # when those ended that were not the last
         self._phase: Phase = "send"
@@ -64,7 +67,7 @@ class _Exchange:
     def failed(self, error: Exception) -> None:
         """See `End`."""
         if isinstance(error, OSError):
-            self._fail(*faults.failure_of(error, self._address))
+            self._fail(*faults.failure_of(error, self._address, self._source))
         elif not self.done.done():
             self.done.set_exception(error)
 
@@ -111,6 +114,8 @@ class _OverUdp(_Exchange):
         try:
             made = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_DGRAM)
             try:
+                if self._source is not None:
+                    leave_by(made, self._source)
                 self._socket = Datagrams(self, made)
                 self._socket.connect(self._address, port)
                 if not self._socket.send(self._ask.message):
@@ -146,8 +151,8 @@ class _OverUdp(_Exchange):
 class _OverTcp(_Exchange):
     """The `End` of a wire. An answer is one message of at most 64 KiB, as its length is two bytes long."""
 
-    def __init__(self, address: str, ask: Ask) -> None:
-        super().__init__(address, ask)
+    def __init__(self, address: str, ask: Ask, source: str | None) -> None:
+        super().__init__(address, ask, source)
         self._wire = Wire(self)
         self._phase = "connect"
         self._received = b""
@@ -156,7 +161,7 @@ class _OverTcp(_Exchange):
     def begin(self, port: int, deadline: float) -> None:
         """Begins to connect."""
         try:
-            self._wire.connect(self._address, port, deadline)
+            self._wire.connect(self._address, port, deadline, self._source)
         except OSError as error:
             self.failed(error)
 

@@ -63,12 +63,12 @@ class DnsProber:
 
     async def _try(self, address: str, deadline: float) -> Result:
         begun, ask, port = time.monotonic(), self._ask(), self._asked.port
-        tcp = self._tcp
-        outcome = await exchange(address, port, ask, deadline, tcp=tcp)
+        tcp, source = self._tcp, self._target.source
+        outcome = await exchange(address, port, ask, deadline, tcp=tcp, source=source)
         before = None
         if not tcp and outcome.answer is not None and outcome.answer.truncated:
             before, tcp = outcome.answer, True
-            outcome = await exchange(address, port, ask, deadline, tcp=True)
+            outcome = await exchange(address, port, ask, deadline, tcp=True, source=source)
         if before is None:
             # For a single exchange the phases are all of it, to the digit.
             duration = round(sum(filter(None, msgspec.structs.astuple(outcome.phases))), 3)

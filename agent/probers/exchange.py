@@ -49,12 +49,14 @@ async def exchange(
     started: float,
     connect_deadline: float,
     deadline: float,
+    source: str | None = None,
 ) -> Outcome:
     """Connects to a numeric address, sends `request`, reads until `response` is complete, and hangs up.
 
-    `started` and the deadlines: seconds of `time.monotonic`. Raises nothing but `asyncio.CancelledError`.
+    `started` and the deadlines: seconds of `time.monotonic`. `source`: see `Target`. Raises nothing but
+    `asyncio.CancelledError`.
     """
-    connection = _Connection(address, tls, request, response, deadline)
+    connection = _Connection(address, tls, request, response, deadline, source)
     try:
         connection.begin(port, connect_deadline)
         await connection.done
@@ -83,14 +85,24 @@ class _Connection:
         "_secured",
         "_sent",
         "_session",
+        "_source",
         "_tls",
         "_wire",
         "done",
     )
 
-    def __init__(self, address: str, tls: TlsUse | None, request: bytes, response: Response, deadline: float) -> None:
+    def __init__(
+        self,
+        address: str,
+        tls: TlsUse | None,
+        request: bytes,
+        response: Response,
+        deadline: float,
+        source: str | None,
+    ) -> None:
         self._address, self._tls, self._request, self._response = address, tls, request, response
         self._deadline = deadline
+        self._source = source
         self._wire = Wire(self)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session: ssl.SSLObject | None = None
@@ -113,7 +125,7 @@ class _Connection:
             self.fail("connect_timeout", "path", "no time was left to connect")
             return
         try:
-            self._wire.connect(self._address, port, connect_deadline)
+            self._wire.connect(self._address, port, connect_deadline, self._source)
         except OSError as error:
             self.failed(error)
 
@@ -157,7 +169,7 @@ class _Connection:
         if isinstance(error, TimeoutError):
             self.expired()
         elif isinstance(error, OSError):
-            self.fail(*faults.failure_of(error, self._address))
+            self.fail(*faults.failure_of(error, self._address, self._source))
         elif not self.done.done():
             self.done.set_exception(error)
 

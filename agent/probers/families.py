@@ -28,7 +28,9 @@ async def measure(target: Target, host: str, resolver: Resolver, deadline: float
     addresses = [target.connect_to or host]
     if not is_address(addresses[0]):
         try:
-            found = await resolver.resolve(host, ip=target.ip, deadline=deadline, server=target.resolver)
+            found = await resolver.resolve(
+                host, ip=target.ip, deadline=deadline, server=target.resolver, source=target.source
+            )
         except ResolveError as failed:
             spent = ms(time.monotonic() - begun)
             error = Error("resolve", failed.code, failed.attribution, failed.message)

@@ -139,6 +139,7 @@ class HttpProber:
                 # The first of two has half of the time that is left.
                 connect_deadline=(started + deadline) / 2 if others else deadline,
                 deadline=deadline,
+                source=self._target.source,
             )
             outcome.phases.resolve = resolve
             peer = Peer(address, request.port, "ipv6" if ":" in address else "ipv4")
@@ -160,7 +161,9 @@ class HttpProber:
         if request.address is not None:
             return [request.address], None
         target = self._target
-        found = await self._resolver.resolve(request.host, ip=target.ip, deadline=deadline, server=target.resolver)
+        found = await self._resolver.resolve(
+            request.host, ip=target.ip, deadline=deadline, server=target.resolver, source=target.source
+        )
         first, *others = found.addresses
         return [first, *[each for each in others if (":" in each) != (":" in first)][:1]], found.server
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from agent.config.masking import MASK, Mask
 from agent.config.model import Secret, Target
+from agent.device.source import leave_by
 from agent.probers import faults, icmp_packet
 from agent.probers.datagram import Datagrams
 from agent.probers.families import measure, ms
@@ -53,7 +54,7 @@ class IcmpProber:
     async def _try(self, address: str, deadline: float) -> Result:
         echoes = _Echoes(address, self._target.count, self._target.size, deadline)
         try:
-            echoes.begin()
+            echoes.begin(self._target.source)
             await echoes.done
         finally:
             echoes.close()
@@ -81,8 +82,8 @@ class _Echoes:
         self._fault: tuple[ErrorCode, Attribution, str] | None = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def begin(self) -> None:
-        """Sends the first echo; `done` is when all of it is over."""
+    def begin(self, source: str | None) -> None:
+        """Sends the first echo, from `source`; `done` is when all of it is over."""
         try:
             made, self._raw = _open(six=self._six)
         except PermissionError:
@@ -92,6 +93,8 @@ class _Echoes:
             self._end(time.monotonic(), faults.failure_to_send(error))
             return
         try:
+            if source is not None:
+                leave_by(made, source)
             self._socket = Datagrams(self, made)
             self._socket.connect(self._address, 0, stamped=True)
             if not self._raw:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from agent.device.source import leave_by
 from agent.probers import dns
 from agent.probers.faults import LOCAL_RESOURCE, is_local_network
 from agent.probers.result import Attribution, ErrorCode
@@ -70,28 +71,35 @@ class Resolver:
         self._servers = Servers(())
 
     async def resolve(
-        self, name: str, *, ip: Literal["auto", "4", "6"], deadline: float, server: str | None = None
+        self,
+        name: str,
+        *,
+        ip: Literal["auto", "4", "6"],
+        deadline: float,
+        server: str | None = None,
+        source: str | None = None,
     ) -> Resolved:
         """The addresses of `name` until `deadline` (seconds of `time.monotonic`); an address is returned as it is.
 
         `server`, an `address[:port]` or `[address]:port`, is asked instead of the host's files; ValueError if it is
-        none. Raises `ResolveError`.
+        none. `source`: from where the addresses are to be reached, and that server is asked: see `asked_from`. Raises
+        `ResolveError`.
         """
         if is_address(name):
             return Resolved((name,), None)
         if known := self._known(name.lower().removesuffix("."), ip, by_files=server is None):
-            return Resolved(_preferred_first(known), None)
+            return Resolved(_preferred_first(known, source), None)
         try:
             wire = dns.encode_name(name)
         except dns.DnsFormatError as error:
             raise ResolveError("dns_nxdomain", "target", f"{name!r} is not a valid DNS name: {error}") from None
         servers = self._nameservers() if server is None else Servers((parse_server(server),))
-        found = await _Lookup(name, wire, _KINDS[ip], servers).run(deadline)
+        found = await _Lookup(name, wire, _KINDS[ip], servers, asked_from(server, source)).run(deadline)
         if not found.addresses:
             family = "" if ip == "auto" else f"IPv{ip} "
             message = f"{name} has no {family}address, says resolver {found.server}"
             raise ResolveError("dns_no_address", "target", message, found.server)
-        return Resolved(_preferred_first(found.addresses), found.server)
+        return Resolved(_preferred_first(found.addresses, source), found.server)
 
     def _known(self, name: str, ip: str, *, by_files: bool) -> list[str]:
         """What needs no question: localhost (RFC 6761, section 6.3) and the hosts file's addresses of that family."""
@@ -151,6 +159,15 @@ def parse_server(text: str, port: int = 53) -> Server:
     return address, number
 
 
+def asked_from(server: str | None, source: str | None) -> str | None:
+    """From where a target's resolver is asked: its source, but for the host's own and one on this device. These are
+    asked as the host asks them, which may be by another interface alone.
+    """
+    if source is None or server is None or ipaddress.ip_address(parse_server(server)[0]).is_loopback:
+        return None
+    return source
+
+
 def _hosts(text: str) -> dict[str, list[str]]:
     """hosts(5): by lower-case name, its addresses in the file's order."""
     names: dict[str, list[str]] = {}
@@ -194,21 +211,23 @@ def is_address(text: str) -> bool:
     return True
 
 
-def _preferred_first(addresses: Iterable[str]) -> tuple[str, ...]:
+def _preferred_first(addresses: Iterable[str], source: str | None) -> tuple[str, ...]:
     """IPv6 first if this host has a route to the first such address, else IPv4 first."""
     six: list[str] = []
     four: list[str] = []
     for address in addresses:
         (six if ":" in address else four).append(address)
-    return tuple(six + four if six and four and _has_route(six[0]) else four + six)
+    return tuple(six + four if six and four and _has_route(six[0], source) else four + six)
 
 
-def _has_route(address: str) -> bool:
+def _has_route(address: str, source: str | None) -> bool:
     """Asks the routing table: connecting a datagram socket sends nothing. A link-local source leads nowhere."""
     if address == "::1":
         return False  # of `localhost`, where servers that listen on IPv4 alone are the rule
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
+            if source is not None:
+                leave_by(asking, source)
             asking.connect((address, 9))
             return not ipaddress.ip_address(asking.getsockname()[0]).is_link_local
     except OSError:
@@ -246,8 +265,10 @@ class _Lookup:
     because datagram transports cost twice as much.
     """
 
-    def __init__(self, name: str, wire: bytes, kinds: tuple[int, ...], servers: Servers) -> None:
-        self._name, self._wire = name, wire
+    def __init__(
+        self, name: str, wire: bytes, kinds: tuple[int, ...], servers: Servers, source: str | None = None
+    ) -> None:
+        self._name, self._wire, self._source = name, wire, source
         self._questions = [_Question(wire, kind, servers) for kind in kinds]
         self._sockets: dict[Server, socket.socket] = {}
         self._exchanges: set[asyncio.Task[None]] = set()
@@ -309,6 +330,8 @@ class _Lookup:
             sock = socket.socket(family, socket.SOCK_DGRAM)
             try:
                 sock.setblocking(False)
+                if self._source is not None:
+                    leave_by(sock, self._source)
                 sock.connect(server)
             except OSError:
                 sock.close()
@@ -355,7 +378,7 @@ class _Lookup:
         # The error of one socket is told once, and concerns every question that was sent there.
         for question in self._questions:
             if question.open and server not in question.failures:
-                self._fail(question, server, _unreachable(self._name, server, error))
+                self._fail(question, server, _unreachable(self._name, server, error, self._source))
 
     def _fail(self, question: _Question, server: Server, error: ResolveError) -> None:
         """Never asks that server again, and goes on at once if it was its turn."""
@@ -391,14 +414,14 @@ class _Lookup:
         """The same question over TCP, where the answer may be 64 KiB long (RFC 7766)."""
         try:
             async with asyncio.timeout(LONGEST_RETRY):
-                message = await _ask_by_tcp(server, question.message)
+                message = await _ask_by_tcp(server, question.message, self._source)
             answer = dns.parse(message, self._wire, question.kind, question.id)
             if answer is None or answer.truncated:
                 raise dns.DnsFormatError("it is no answer to the question")
         except (dns.DnsFormatError, asyncio.IncompleteReadError) as error:
             self._fail(question, server, _malformed(self._name, server, error))
         except OSError as error:
-            self._fail(question, server, _unreachable(self._name, server, error))
+            self._fail(question, server, _unreachable(self._name, server, error, self._source))
         else:
             self._take(question, server, answer)
 
@@ -431,8 +454,17 @@ class _Lookup:
         return ResolveError("dns_timeout", "resolver", f"no answer for {self._name} from resolver {silent}{told}")
 
 
-async def _ask_by_tcp(server: Server, message: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(*server)
+async def _ask_by_tcp(server: Server, message: bytes, source: str | None) -> bytes:
+    sock = socket.socket(socket.AF_INET6 if ":" in server[0] else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if source is not None:
+            leave_by(sock, source)
+        await asyncio.get_running_loop().sock_connect(sock, server)
+        reader, writer = await asyncio.open_connection(sock=sock)
+    except BaseException:
+        sock.close()
+        raise
     try:
         writer.write(len(message).to_bytes(2, "big") + message)
         return await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
@@ -455,12 +487,12 @@ def _malformed(name: str, server: Server, error: Exception) -> ResolveError:
     return ResolveError("dns_servfail", "resolver", message)
 
 
-def _unreachable(name: str, server: Server, error: OSError) -> ResolveError:
+def _unreachable(name: str, server: Server, error: OSError, source: str | None) -> ResolveError:
     if isinstance(error, TimeoutError):
         return ResolveError("dns_timeout", "resolver", f"no answer for {name} over TCP from resolver {server[0]}")
     why = error.strerror or str(error)
     if error.errno in LOCAL_RESOURCE:
         return ResolveError("local_resource", "local", f"resolving {name}: {why}")
-    if is_local_network(error.errno or 0, server[0]):
+    if is_local_network(error.errno or 0, server[0], source):
         return ResolveError("local_network", "local", f"resolver {server[0]} cannot be reached from here: {why}")
     return ResolveError("dns_unreachable", "resolver", f"resolver {server[0]} does not serve: {why}")

@@ -13,6 +13,7 @@ import struct
 import time
 from typing import Protocol
 
+from agent.device.source import leave_by
 from agent.probers.poll import FAILED, Watched, running
 
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -59,11 +60,13 @@ class Wire(Watched[End]):
         self._unsent = b""
         self._deadline = math.inf
 
-    def connect(self, address: str, port: int, deadline: float) -> None:
-        """Begins to connect to a numeric address. Raises OSError when that fails at once."""
+    def connect(self, address: str, port: int, deadline: float, source: str | None = None) -> None:
+        """Begins to connect to a numeric address, from a `source`. Raises OSError when that fails at once."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._poll = running()
         self._socket = made = socket.SocketType(family, _STREAM)
+        if source is not None:
+            leave_by(made, source)
         number = made.connect_ex((address, port))
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, os.strerror(number))

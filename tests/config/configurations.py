@@ -37,6 +37,7 @@ OPTIONS = {
     ),
     "timeout": st.one_of(st.integers(1, 10), st.sampled_from(["500ms", "1.5ms", "0.000001h", "9.999999s"])),
     "attempts": st.integers(1, 10),
+    "source": st.sampled_from(["eth1", "wlan0.100", "enx-0_1"]),
     "ip": st.sampled_from(["auto", 4, "6"]),
     "resolver": st.one_of(st.ip_addresses().map(str), st.just("[::1]:5353")),
     "tls": st.fixed_dictionaries(
@@ -50,7 +51,7 @@ OPTIONS = {
     "expect": st.fixed_dictionaries({}, optional={"status": STATUSES}),
 }
 ANY_SCHEME = {
-    name: OPTIONS[name] for name in ("enabled", "labels", "interval", "timeout", "attempts", "ip", "resolver")
+    name: OPTIONS[name] for name in ("enabled", "labels", "interval", "timeout", "attempts", "source", "ip", "resolver")
 }
 SERVERS = st.one_of(HOSTS, st.ip_addresses(v=6).map(lambda address: f"[{address}]"))
 PATTERNS = st.one_of(st.just("^a{1,2}, b$"), st.lists(st.sampled_from(["x", r"\s+192\.", "[A-Z]"]), max_size=2))

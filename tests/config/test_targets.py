@@ -211,3 +211,20 @@ def test_secrets_that_are_not_opened(load_text, monkeypatch):
     """What an unknown URL may have is not told then."""
     text = "targets: [{id: a, url: {env: U}, count: 3, method: GET, expect: {loss: 0, answer: {env: U}}}]\n"
     assert len(load_text(text, secrets="skip").targets) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "ip"), [("192.0.2.7", "4"), ("2001:DB8::7", "6"), ("eth1", "auto"), ("enp3s0.100", "auto")]
+)
+def test_a_source_that_is_an_address(source, ip, target):
+    """With an address as its source a target is measured by that version of IP; an interface may have both."""
+    taken = target(f"{{url: http://a.example/, source: '{source}'}}")
+    assert (taken.source, taken.ip) == (source.lower(), ip)
+
+
+def test_a_source_for_all_targets(target, monkeypatch):
+    """It may be a default, and differ from device to device."""
+    monkeypatch.setenv("UPLINK", "wwan0")
+    taken = target("{url: icmp://a.example}", "{source: {env: UPLINK}}")
+    assert taken.source == "wwan0"
+    assert repr(taken.source) == "'wwan0'"

@@ -37,6 +37,7 @@ targets:
     attempts: 3
     ip: 4
     connect_to: 203.0.113.7
+    source: eth1
     resolver: 192.0.2.53
     tls: {verify: off, server_name: other.example, min_version: 1.3}
     method: POST
@@ -68,7 +69,8 @@ def test_every_key(load_text):
     (target,) = config.targets
     assert (target.id, target.url, target.shown_url) == ("everything", *["https://api.shop.example/health"] * 2)
     assert (target.enabled, target.labels, target.interval, target.timeout) == (False, {"team": "web"}, 10.0, 3.0)
-    assert (target.attempts, target.ip, target.connect_to, target.resolver) == (3, "4", "203.0.113.7", "192.0.2.53:53")
+    assert (target.attempts, target.ip, target.connect_to) == (3, "4", "203.0.113.7")
+    assert (target.source, target.resolver) == ("eth1", "192.0.2.53:53")
     assert (target.tls.verify, target.tls.server_name, target.tls.min_version) == (False, "other.example", "1.3")
     assert (target.method, target.headers, target.body) == ("POST", {"Accept": "application/json"}, "ping")
     assert (target.basic_auth.username, target.basic_auth.password) == ("me", "hidden")
@@ -85,7 +87,7 @@ def test_defaults(load_text):
     (target,) = config.targets
     assert (target.id, target.enabled, target.interval, target.timeout) == ("https://a.example/", True, 30.0, 10.0)
     assert (target.attempts, target.ip, target.connect_to) == (1, "auto", None)
-    assert (target.resolver, target.method) == (None, "GET")
+    assert (target.source, target.resolver, target.method) == (None, None, "GET")
     assert (target.tls.verify, target.tls.min_version, target.tls.ca) == (True, "1.2", None)
     assert (target.redirects, target.body_limit, target.expect.status) == (10, 10 << 20, ((200, 399),))
 

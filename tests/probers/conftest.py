@@ -23,6 +23,8 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no ::1")
 
 def pytest_asyncio_loop_factories(config, item):
     """Every asynchronous test runs on plain asyncio, and on uvloop as the daemon does."""
+    if item.get_closest_marker("command"):
+        return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 

@@ -1,0 +1,81 @@
+"""The questions of a second look: to a target's addresses, to its resolvers, or all of a measurement once more.
+
+Each asks from the source that is given (see `Target`), for `asking.ASK_SECONDS` at most; whatever the world does to it
+is in what it returns.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from agent.config.model import Target
+from agent.probers import asking
+from agent.probers.attempts import single
+from agent.probers.resolver import Resolver, is_address
+from agent.schedule import Measurement
+from agent.verdict import Look
+
+MOST_ADDRESSES = 3  # of one target
+
+
+async def at_addresses(measurement: Measurement, resolver: Resolver, source: str | None) -> list[Look]:
+    """Connects to the one that failed, and to others of the name."""
+    peer = measurement.result.peer
+    assert peer is not None
+    assert peer.port is not None
+    same = _connect(peer.address, peer.port, asking.ASK_SECONDS, source)
+    first, others = await asyncio.gather(same, _at_siblings(measurement, resolver, peer.address, peer.port))
+    return [first, *others]
+
+
+async def by_resolvers(
+    measurement: Measurement, resolver: Resolver, servers: Iterable[str | None], source: str | None
+) -> list[Look]:
+    """Resolves the name again, by each of these (a target's option)."""
+    name = _name(measurement)
+    if name is None:
+        return []
+    ip = measurement.target.ip
+    return await asyncio.gather(*(resolve(name, ip, resolver, server, source) for server in servers))
+
+
+async def resolve(name: str, ip: str, resolver: Resolver, server: str | None, source: str | None) -> Look:
+    """Resolves a name by a server; None is the host's own."""
+    ms, error, _ = await asking.resolve(resolver, name, ip, server, asking.ASK_SECONDS, source)
+    return Look("resolve", ms, server=server or "host", error=error)
+
+
+async def by_measuring(measurement: Measurement) -> Look:
+    """Makes one try of the measurement."""
+    result = await single(measurement.prober).probe(time.monotonic() + asking.ASK_SECONDS)
+    return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
+
+
+def host_of(target: Target) -> str:
+    """Of its url."""
+    return urlsplit(target.url).hostname or ""
+
+
+async def _at_siblings(measurement: Measurement, resolver: Resolver, first: str, port: int) -> list[Look]:
+    """The other addresses of the name."""
+    target, name = measurement.target, _name(measurement)
+    if target.connect_to is not None or name is None:
+        return []
+    third = asking.ASK_SECONDS / 3
+    _, _, addresses = await asking.resolve(resolver, name, target.ip, target.resolver, third, target.source)
+    if first not in addresses:
+        return []
+    siblings = [address for address in addresses if address != first][: MOST_ADDRESSES - 1]
+    return await asyncio.gather(*(_connect(each, port, 2 * third, target.source) for each in siblings))
+
+
+async def _connect(address: str, port: int, seconds: float, source: str | None) -> Look:
+    ms, error = await asking.connect(address, port, seconds, source)
+    return Look("connect", ms, address=address, port=port, error=None if error in asking.ANSWERS else error)
+
+
+def _name(measurement: Measurement) -> str | None:
+    """The name that was resolved, if it is known: a redirect may have led to another."""
+    http, name = measurement.result.http, host_of(measurement.target)
+    return None if not name or is_address(name) or (http is not None and http.redirects) else name
