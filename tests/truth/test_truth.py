@@ -45,7 +45,7 @@ WELL = "".join(
     + [f"  - {{id: p{n}, url: 'icmp://11.7.1.{n}', timeout: 1s}}\n" for n in range(27, 29)]
     + [f"  - {{id: pn{n}, url: 'icmp://n{n}.example', timeout: 1s}}\n" for n in (29, 30)]
     + [f"  - {{id: d{n}, url: 'dns://{OTHER_RESOLVER}/n{n}.example', timeout: 1s}}\n" for n in (33, 34)]
-    + [f"  - {{id: t{n}, url: 'https://n{n}.example/', timeout: 1s, tls: {{ca: CA}}}}\n" for n in range(36, 39)]
+    + [f"  - {{id: t{n}, url: 'https://n{n}.example/', ip: 4, timeout: 1s, tls: {{ca: CA}}}}\n" for n in range(36, 39)]
     + [
         f"  - {{id: t{n}, url: 'https://n{n}.example/', connect_to: {n - 32}.7.1.{n}, timeout: 1s, tls: {{ca: CA}}}}\n"
         for n in range(43, 46)
