@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import NamedTuple
 
 A, CNAME, AAAA = 1, 5, 28
@@ -178,13 +178,11 @@ async def dns_server(
     `tcp`: else nobody listens there, though the port is taken.
     """
     server = DnsServer(behaviour, stream)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        server.port = bound.getsockname()[1]
-        listener = await asyncio.start_server(server.stream, sock=bound.dup()) if tcp else None
+    with bound_to_both(host, port) as (udp, tcp_too):
+        server.port = udp.getsockname()[1]
+        listener = await asyncio.start_server(server.stream, sock=tcp_too.dup()) if tcp else None
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=(host, server.port))
+        transport, _ = await loop.create_datagram_endpoint(lambda: server, sock=udp.dup())
         try:
             yield server
         finally:
@@ -193,3 +191,21 @@ async def dns_server(
                 listener.close()
             await server.close()
             await asyncio.sleep(0)  # the transports close in the next turn of the loop
+
+
+@contextlib.contextmanager
+def bound_to_both(host: str, port: int = 0) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Sockets of UDP and TCP that have one port of `host`; 0 takes one that is free for both."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((host, port))
+            try:
+                udp.bind(tcp.getsockname()[:2])
+            except OSError:
+                if port:
+                    raise
+                continue  # another's
+            yield udp, tcp
+            return

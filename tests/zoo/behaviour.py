@@ -10,8 +10,8 @@ from agent.verdict import Status
 from tests.probers import http_server
 from tests.probers.certificates import trusted
 
-INTERVAL = 4.0  # seconds between two measurements of a behaviour
-PATIENCE = 3.9  # seconds for what answers: the machine may be busy
+INTERVAL = 3.0  # seconds between two measurements of a behaviour
+PATIENCE = 2.9  # seconds for what answers: the machine may be busy
 SILENCE = 1.5  # seconds after which one that is silent has been so for long enough
 
 Serve = Callable[[str], AbstractAsyncContextManager[dict[str, Any]]]

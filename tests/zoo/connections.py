@@ -73,9 +73,11 @@ async def unread(host: str) -> AsyncIterator[dict[str, Any]]:
         listening.listen()
         serving = threading.Thread(target=serve)
         serving.start()
-        yield {"url": url_of(listening)}
-        listening.shutdown(socket.SHUT_RDWR)
-        await asyncio.to_thread(serving.join)
+        try:
+            yield {"url": url_of(listening)}
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            serving.join()
 
 
 BEHAVIOURS = [

@@ -21,6 +21,7 @@ from tests.probers.dns_server import (
     A,
     Question,
     address,
+    bound_to_both,
     cname,
     dns_server,
     name_bytes,
@@ -115,12 +116,9 @@ def elsewhere(name: str, host_of: Callable[[str], str]) -> Behaviour:
 @contextlib.contextmanager
 def taken(host: str) -> Iterator[int]:
     """A port for UDP and TCP on which nobody listens, and that nobody else can have."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as one, socket.socket(family) as other:
-        one.bind((host, 0))
-        one.connect((host, 9))  # and so takes nothing from others, to whom the kernel says that nobody listens
-        other.bind(one.getsockname()[:2])
-        yield one.getsockname()[1]
+    with bound_to_both(host) as (udp, _):
+        udp.connect((host, 9))  # and so takes nothing from others, to whom the kernel says that nobody listens
+        yield udp.getsockname()[1]
 
 
 def closed(scheme: str, expected: Fails) -> Behaviour:

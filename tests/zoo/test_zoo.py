@@ -57,7 +57,9 @@ class Server:
 
     def _line(self) -> bytes:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        line = self._process.stdout.readline()
+        assert line, "it ended, and why is on standard error"
+        return line
 
 
 class Ran(NamedTuple):
