@@ -87,9 +87,10 @@ class Evidence:
         if self.heard(target.id, peer, wait if connect is None else connect, at, stall) and connect is not None:
             self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
-        silent = any(each.address == peer.address and not each.heard for each in result.attempts)
-        if silent and not stall and _reach(peer.address) != "here":
-            self.lost(target.id, at)
+        if result.attempts and not stall and _reach(peer.address) != "here":
+            silent = any(each.address == peer.address and not each.heard for each in result.attempts)
+            if silent:
+                self.lost(target.id, at)
 
     def heard(self, key: str, peer: Peer, took_ms: float | None, at: float, stall: float = 0.0) -> bool:
         """An address answered, after so long (to connect, if it was by TCP); `key`: the target's id, or whose it is.
