@@ -9,6 +9,7 @@ import gc
 import os
 import secrets
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from agent.probers.result import Attribution
 from agent.record import Recorder, ResultRecord
 from agent.schedule import STALL, Measurement, Missed, Scheduler
 from agent.verdict import Ruling
-from tests.zoo.behaviour import PATIENCE
+from tests.zoo.behaviour import INTERVAL, PATIENCE
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 TICK = 0.01  # seconds between two looks at the processor time that the loop took
-ROUNDS = 2  # measurements of each target, not counting those that this machine spoiled
+ROUNDS = 2  # times `INTERVAL` that each target is measured for, not counting what this machine spoiled; once at least
 MOST = 40.0  # seconds until it is given up
 
 
@@ -68,9 +69,9 @@ class Observer:
     """The `Outcome` of a schedule: each result judged and recorded."""
 
     def __init__(self, resolver: Resolver, targets: list[Target]) -> None:
-        self.observed: list[Observed] = []
+        self._written = tempfile.TemporaryFile()  # noqa: SIM115  (not in memory, whose growth is told)
         self.missing: dict[str, str] = {}
-        self._left = {target.id: ROUNDS for target in targets}  # measurements, by target
+        self._left = {target.id: max(int(ROUNDS * INTERVAL / target.interval), 1) for target in targets}  # measurements
         config = Config(Agent("zoo"), Location("here"), "/nowhere", Kafka(()))
         self._clock = Clock("yes")
         self._recorder = Recorder(config, Run(1, secrets.token_hex(8)), self._clock)
@@ -87,9 +88,13 @@ class Observer:
         record = self._recorder.measured(measurement, ruling, clock).value
         suspected = None if measurement.result.error is None else measurement.result.error.attribution
         observed = Observed(msgspec.json.decode(record, type=ResultRecord), suspected)
-        self.observed.append(observed)
+        self._written.write(msgspec.json.encode(observed) + b"\n")
         if not observed.spoiled:
             self._left[measurement.target.id] -= 1
+
+    def observed(self) -> list[Observed]:
+        self._written.seek(0)
+        return [msgspec.json.decode(line, type=Observed) for line in self._written]
 
     @property
     def is_done(self) -> bool:
@@ -118,7 +123,7 @@ async def measure(targets: list[Target]) -> Report:
     await observer.inquiry.until_all_are_settled()
     grown = _largest() - resident
     return Report(
-        observer.observed, observer.missing, grown, (files, _files()), (tasks, len(asyncio.all_tasks())), longest_turn
+        observer.observed(), observer.missing, grown, (files, _files()), (tasks, len(asyncio.all_tasks())), longest_turn
     )
 
 

@@ -23,7 +23,7 @@ from tests.zoo.behaviour import INTERVAL, Fails
 from tests.zoo.behaviours import BEHAVIOURS
 from tests.zoo.bodies import LIMIT
 from tests.zoo.controls import CONTROLS
-from tests.zoo.measure import LOOPS, MOST, ROUNDS, Observed, Report
+from tests.zoo.measure import LOOPS, MOST, Observed, Report
 from tests.zoo.oracle import wrong
 from tests.zoo.serve import HOSTS, Served
 
@@ -118,7 +118,7 @@ def test_behaviour(behaviour, ran):
     if behaviour.name in ran.missing:
         pytest.skip(ran.missing[behaviour.name])
     observed = [each for each in ran.of(behaviour.name) if not each.spoiled]
-    assert len(observed) >= ROUNDS
+    assert observed, "it was not measured, or this machine stood still each time"
     assert [(number, what) for number, each in enumerate(observed) for what in wrong(behaviour, each)] == []
 
 
