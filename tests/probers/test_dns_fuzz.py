@@ -207,7 +207,7 @@ def framed(data: bytes) -> bytes:
 
 async def over_tcp(data: bytes, cuts: list[int], *, ends: bool = False):
     """What comes of these bytes, in pieces of these sizes in turn; the most bytes that were held."""
-    asking, at, most = _OverTcp("192.0.2.53", ASK), 0, 0
+    asking, at, most = _OverTcp("192.0.2.53", ASK, None), 0, 0
     asking._pass("send", time.monotonic())
     while at < len(data) and not asking.done.done():
         size = cuts[at % len(cuts)]
