@@ -13,7 +13,7 @@ import itertools
 import logging
 import math
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -51,9 +51,8 @@ LINKS_SECONDS = 1.0
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 
 _UP = Ruling("up")
-_BY_TCP = frozenset({"http", "tcp", "tls", "ws"})  # types of probers whose targets can be asked by a connection
-_HARMLESS = frozenset({"icmp", "dns"})  # whose measurement can be made again
-_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443, "dns": 53, "dns+tcp": 53, "dns+tls": 853}
+_HARMLESS = frozenset({"icmp", "dns"})  # types of probers whose measurement is made again; others get a connection
+_PORTS = {"http": 80, "https": 443, "dns": 53, "dns+tcp": 53}
 
 
 class News(Protocol):
@@ -124,8 +123,8 @@ class Inquiry:
 
     def __init__(self, settled: Settled, resolver: Resolver | None = None, news: News | None = None) -> None:
         self._settled, self._resolver, self._news = settled, resolver, news
-        self._evidence = Evidence()
-        self._others: dict[str, Evidence] = {}  # by source: none vouches for what goes another way
+        # By source, None where a target has none: what goes one way vouches for nothing that goes another.
+        self._evidence: defaultdict[str | None, Evidence] = defaultdict(Evidence)
         self._naming = Naming(resolver)
         self._certificates = Certificates()
         self._ways = Ways()
@@ -146,9 +145,10 @@ class Inquiry:
         """From now on these references and brokers are asked, and other targets are forgotten."""
         self._references, self._brokers = config.uplink.references, config.kafka.bootstrap_servers
         ids = {target.id for target in config.targets if target.enabled}
-        sources = {target.source for target in config.targets if target.enabled}
-        self._others = {source: evidence for source, evidence in self._others.items() if source in sources}
-        for evidence in (self._evidence, *self._others.values()):
+        sources = {None, *(target.source for target in config.targets if target.enabled)}
+        for source in [source for source in self._evidence if source not in sources]:
+            del self._evidence[source]
+        for evidence in self._evidence.values():
             evidence.keep_only(ids)
         self._naming.keep_only(ids)
         self._certificates.keep_only(ids)
@@ -168,11 +168,8 @@ class Inquiry:
         while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
             self._close(first, at)
         target, result = measurement.target, measurement.result
-        if target.source is None:
-            self._evidence.note(target, result, at, measurement.stall)
-        else:
-            names = self._evidence_of(asked_from(target.resolver, target.source))
-            self._evidence_of(target.source).note(target, result, at, measurement.stall, names)
+        names = self._evidence[asked_from(target.resolver, target.source)]
+        self._evidence[target.source].note(target, result, at, measurement.stall, names)
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
         if result.error is None:
@@ -187,7 +184,7 @@ class Inquiry:
             found.named = self._naming.known(measurement, at)
             found.refused_here = self._refused_here_as_known(measurement, at)
             found.intercepted = self._certificates.known(measurement, at)
-        evidence = self._evidence_of(_source(target, result))
+        evidence = self._evidence[_source(target, result)]
         ruling = judge(target, result, at, evidence, found, clock_synchronized=clock.synchronized)
         if ruling is not None:
             self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
@@ -195,7 +192,7 @@ class Inquiry:
         case = _Case(measurement, at, clock, found)
         if case.peer is not None:
             began = measurement.started + result.earlier_ms / 1000
-            case.found.before = self._evidence_of(case.source).other(target.id, case.peer, began, at)
+            case.found.before = self._evidence[case.source].other(target.id, case.peer, began, at)
         self._held[case] = None
         self._queues.setdefault(target.id, deque()).append(case)
         if self._resolver is not None:
@@ -227,7 +224,7 @@ class Inquiry:
             self._tried = now
             for case in list(self._held):
                 self._try(case, now)
-        if self._lost is not None and self._evidence.heard_since(self._lost[2], self._lost[1]):
+        if self._lost is not None and self._evidence[None].heard_since(self._lost[2], self._lost[1]):
             since, self._lost = self._lost[0], None
             log.info("there is a way out again, after %.0f s", now - since, extra={"over": "uplink"})
             if self._news is not None:
@@ -245,14 +242,6 @@ class Inquiry:
         """Takes `HOLD_SECONDS` at most, if no more results come."""
         while self._attending is not None:
             await asyncio.wait([self._attending])
-
-    def _evidence_of(self, source: str | None) -> Evidence:
-        """What was seen on that way out."""
-        if source is None:
-            return self._evidence
-        if source not in self._others:
-            self._others[source] = Evidence()
-        return self._others[source]
 
     def _try(self, case: _Case, now: float) -> None:
         try:
@@ -281,7 +270,7 @@ class Inquiry:
         self._queues.pop(target_id, None)
 
     def _decide(self, case: _Case, now: float) -> None:
-        found, measurement, evidence = case.found, case.measurement, self._evidence_of(case.source)
+        found, measurement, evidence = case.found, case.measurement, self._evidence[case.source]
         if now >= case.at + HOLD_SECONDS:
             found.over = True
         if found.named is None:
@@ -328,7 +317,7 @@ class Inquiry:
 
     def _judge_uplink(self, case: _Case, now: float) -> None:
         """What goes by a source of its own says nothing about the device's way out."""
-        if self._lost is not None or case.source is not None or self._evidence.heard_since(case.peer, case.at):
+        if self._lost is not None or case.source is not None or self._evidence[None].heard_since(case.peer, case.at):
             return
         asked = case.asked
         if case.way is not None and case.way.barred:
@@ -358,7 +347,7 @@ class Inquiry:
             names_found=asked.names_found,
             names_compared=named.compared,
             names_kept=named.kept,
-            loss=self._evidence_of(case.source).lossy(case.measurement.target.id, now),
+            loss=self._evidence[case.source].lossy(case.measurement.target.id, now),
             waited_ms=round((now - case.at) * 1000, 3),
         )
 
@@ -393,10 +382,9 @@ class Inquiry:
         target, error = case.measurement.target, case.measurement.result.error
         if error is None or error.attribution == "local" or case.answered:
             return
-        may_be_asked = case.peer is not None and case.measurement.prober.type in _BY_TCP | _HARMLESS
-        if not case.resolver_is_blamed and not may_be_asked:
+        if not case.resolver_is_blamed and case.peer is None:
             return
-        last, quick = self._looked.get(target.id, -asking.AGAIN_SECONDS), self._evidence_of(case.source).last_quick
+        last, quick = self._looked.get(target.id, -asking.AGAIN_SECONDS), self._evidence[case.source].last_quick
         silent_still = quick(target.id) <= last and case.at - last < asking.AGAIN_SECONDS
         if silent_still and case.found.before is not None:
             return
@@ -446,7 +434,7 @@ class Inquiry:
         assert resolver is not None
         async with self._looks:
             if case.resolver_is_blamed:
-                servers = [target.resolver, *self._evidence_of(case.source).other_resolvers(target)][:2]
+                servers = [target.resolver, *self._evidence[case.source].other_resolvers(target)][:2]
                 looks = await second_look.by_resolvers(measurement, resolver, servers, case.source)
                 if other is not None and all(look.error is not None for look in looks):
                     # A resolver that has got ill again meanwhile does not find what it found.
@@ -455,16 +443,16 @@ class Inquiry:
                     case.found.names = case.found.names and again.error is None
             else:
                 self._looked[target.id] = case.at
-                if measurement.prober.type in _BY_TCP:
-                    looks = await second_look.at_addresses(measurement, resolver, case.source)
-                else:
+                if measurement.prober.type in _HARMLESS:
                     looks = [await second_look.by_measuring(measurement)]
+                else:
+                    looks = await second_look.at_addresses(measurement, resolver, case.source)
         case.found.own = tuple(looks)
         if looks and looks[0].error == "local_network":
             self._looked.pop(target.id, None)  # what this device does to itself is looked at each time
         now = boottime()
         if not case.resolver_is_blamed and looks and looks[0].error is None and not measurement.result.heard:
-            self._evidence_of(case.source).lost(target.id, now)
+            self._evidence[case.source].lost(target.id, now)
         if case in self._held:
             self._try(case, now)
 
@@ -474,13 +462,13 @@ class Inquiry:
         """A few of those that can vouch for each kind of case, of which all have one source."""
         asked = _Asked(cases[0].source)
         now, silent = boottime(), {case.measurement.target.id for case in self._held if not case.answered}
-        evidence = self._evidence_of(asked.source)
+        evidence = self._evidence[asked.source]
         known = list(evidence.witnesses(silent, now))
         random.shuffle(known)
 
         def everywhere() -> Iterator[tuple[Target, Result]]:
             yield from known
-            for other in (self._evidence, *self._others.values()):
+            for other in list(self._evidence.values()):
                 if other is not evidence:
                     yield from other.witnesses(silent, now)
 
@@ -515,7 +503,7 @@ class Inquiry:
         now = boottime()
         stall = math.inf if self._stood_still >= begun else 0.0
         peer = Peer(address, port, "ipv6" if ":" in address else "ipv4")
-        self._evidence_of(asked.source).heard(key, peer, ms, now, stall)
+        self._evidence[asked.source].heard(key, peer, ms, now, stall)
         self.settle(now)
 
     async def _ask_for_names(self, cases: list[_Case], asked: _Asked, targets: list[Target]) -> None:
