@@ -1,11 +1,12 @@
 """From what a probe found to a verdict: `up`, `down`, or `unknown` when this device could not judge.
 
-A failure that can only mean the target is `down` at once. Where a resolver had named the address, it may be that of
-somebody else: see `Named`. Silence, and trouble with the resolver, are doubtful: they
-are `down` only when something proves that this device's own way out worked *after* the measurement had failed. What
-proves it: another target as far away, of the same family, that answered since, or an address that was asked just then
-(`agent.inquiry` asks). And nothing may speak against it: a link that went down or up meanwhile, answers that others had
-to be asked for twice, or the very target answering as soon as it is asked again.
+A failure that can only mean the target is `down` at once: `judge`. All else is doubtful, and judged by `rule`, again
+and again while more becomes known. Where a resolver had named the address, it may be that of somebody else: see
+`Named`. Silence, and trouble with the resolver, are `down` only when something proves that this device's own way out
+worked *after* the measurement had failed. What proves it: another target as far away, of the same family, that answered
+since, or an address that was asked just then (`agent.inquiry` asks). And nothing may speak against it: a link that went
+down or up meanwhile, answers that others had to be asked for twice, or the very target answering as soon as it is asked
+again.
 """
 
 import ipaddress
