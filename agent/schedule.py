@@ -22,7 +22,7 @@ from agent.config.masking import Mask
 from agent.config.model import Target
 from agent.device.clock import boottime
 from agent.probers.prober import Prober
-from agent.probers.result import Error, Phases, Result
+from agent.probers.result import LONGEST_MESSAGE, Error, Phases, Result
 from agent.timer import Timer
 
 log = logging.getLogger(__name__)
@@ -315,7 +315,7 @@ class Scheduler:
         except Exception as error:  # A prober never raises. If one does, it costs one record and not a target.
             log.exception("%s: the prober failed", entry.target.id, extra={"secrets_of": entry.target})
             duration = (time.monotonic() - monotonic) * 1000
-            message = Mask(entry.target).text(f"the prober failed: {error!r}")[:500]
+            message = Mask(entry.target).text(f"the prober failed: {error!r}")[:LONGEST_MESSAGE]
             result = Result(duration, Phases(), Error(None, "internal", "local", message))
         stall = self._longest_stall(started)
         if stall or result.error is not None:
@@ -339,7 +339,7 @@ class Scheduler:
             return result
         if boottime() - deadline <= STALL and stall <= STALL:
             return result
-        message = f"{error.message}; but this device stood still meanwhile"[:500]
+        message = f"{error.message}; but this device stood still meanwhile"[:LONGEST_MESSAGE]
         return msgspec.structs.replace(result, error=Error(error.phase, error.code, "local", message))
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from agent.config.model import Target
-from agent.probers.result import Attribution, Error, Peer, Result
+from agent.probers.result import LONGEST_MESSAGE, Attribution, Error, Peer, Result
 
 Status = Literal["up", "down", "unknown"]
 Reach = Literal["here", "near", "far"]
@@ -304,7 +304,7 @@ def judge(
     assert error is not None
     if error.code in ("tls_cert_expired", "tls_cert_not_yet_valid") and not clock_synchronized:
         told = f"this device's clock is not synchronized, so the certificate's dates cannot be judged: {error.message}"
-        return Ruling("unknown", Error(error.phase, "clock_unsynchronized", "local", told[:500]))
+        return Ruling("unknown", Error(error.phase, "clock_unsynchronized", "local", told[:LONGEST_MESSAGE]))
     if error.attribution == "path":
         if result.peer is not None and _reach(result.peer.address) == "here":
             return Ruling("down", _attributed(error, "target"))
@@ -349,7 +349,7 @@ def _rule_on_answer(error: Error, found: Found) -> Ruling | None:
         return None
     if found.named is None or not found.named.doubt:
         return Ruling("down", error)
-    told = f"{error.message}; but {found.named.doubt}"[:500]
+    told = f"{error.message}; but {found.named.doubt}"[:LONGEST_MESSAGE]
     return Ruling("unknown", Error(error.phase, error.code, "resolver", told))
 
 
@@ -397,7 +397,7 @@ def _counted(those: Iterator[object], most: int) -> int:
 
 
 def _local(error: Error, why: str) -> Ruling:
-    return Ruling("unknown", Error(error.phase, error.code, "local", f"{error.message}; but {why}"[:500]))
+    return Ruling("unknown", Error(error.phase, error.code, "local", f"{error.message}; but {why}"[:LONGEST_MESSAGE]))
 
 
 def _attributed(error: Error, attribution: Attribution) -> Error:

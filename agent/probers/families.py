@@ -12,9 +12,7 @@ import msgspec
 from agent.config.masking import Mask
 from agent.config.model import Target
 from agent.probers.resolver import ResolveError, Resolver, is_address
-from agent.probers.result import Attempt, Error, Phases, Result
-
-_LONGEST_MESSAGE = 500  # characters
+from agent.probers.result import LONGEST_MESSAGE, Attempt, Error, Phases, Result
 
 Try = Callable[[str, float], Awaitable[Result]]
 """Measures at a numeric address until a deadline; its result always has a peer."""
@@ -79,4 +77,4 @@ def _served(result: Result) -> bool:
 
 def _masked(error: Error | None, mask: Mask) -> Error | None:
     """Messages may hold a name."""
-    return error and msgspec.structs.replace(error, message=mask.text(error.message)[:_LONGEST_MESSAGE])
+    return error and msgspec.structs.replace(error, message=mask.text(error.message)[:LONGEST_MESSAGE])

@@ -14,11 +14,10 @@ from agent.probers.exchange import TlsUse, exchange
 from agent.probers.http1 import Response
 from agent.probers.redirect import PORTS, REDIRECTS, destination, method_after, origin
 from agent.probers.resolver import ResolveError, Resolver, is_address
-from agent.probers.result import Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
+from agent.probers.result import LONGEST_MESSAGE, Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
 from agent.probers.tls import context_of
 
 _DIGITS = 3  # of milliseconds
-_LONGEST_MESSAGE = 500  # characters
 _LONGEST_SHOWN = 2_048  # characters of a hop's URL: a hundred of them are a record that Kafka still takes
 # Headers sent only to the origin they were configured for (RFC 9110, section 15.4), as is every `Secret`.
 _OWN_HEADERS = {"authorization", "cookie", "proxy-authorization", "host"}
@@ -244,7 +243,7 @@ class HttpProber:
         """Messages may hold a name that a server chose."""
         if error is None:
             return None
-        return msgspec.structs.replace(error, message=self._mask.text(error.message)[:_LONGEST_MESSAGE])
+        return msgspec.structs.replace(error, message=self._mask.text(error.message)[:LONGEST_MESSAGE])
 
 
 def _headers(target: Target, *, own: bool) -> dict[str, tuple[str, str]]:

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 MOST_SHOWN = 20  # records of a DNS answer that are kept
 LONGEST_SHOWN = 256  # characters of each
+LONGEST_MESSAGE = 500  # characters of what an error says, which may quote the server
 
 Phase = Literal["resolve", "connect", "tls", "send", "wait", "receive"]
 Attribution = Literal["target", "path", "resolver", "local", "unknown"]
