@@ -55,6 +55,10 @@ class _Known(msgspec.Struct):
     def steady(self) -> bool:
         return self.kept >= (1 if len(self.addresses) == 1 else STEADY)
 
+    def latest(self, ip: str) -> str | None:
+        """Of that version of IP (a target's option): where another version is well says nothing about this one."""
+        return next((each for each in self.addresses if ip == "auto" or (":" in each) == (ip == "6")), None)
+
 
 class _Looked(NamedTuple):
     """The last look at what was named for a target."""
@@ -72,7 +76,7 @@ class _Change(NamedTuple):
 
 
 class _Remembering(Resolver):
-    """Names what was known of a name, if anything was."""
+    """Names the latest address that was known of a name, of the wanted version of IP, if any was."""
 
     def __init__(self, resolver: Resolver, known: dict[_Name, _Known]) -> None:
         self._others, self._remembered = resolver, known
@@ -87,8 +91,9 @@ class _Remembering(Resolver):
         source: str | None = None,
     ) -> Resolved:
         """See `Resolver`."""
-        if (known := self._remembered.get(((server, asked_from(server, source)), name))) is not None:
-            return Resolved(known.addresses, None)
+        known = self._remembered.get(((server, asked_from(server, source)), name))
+        if known is not None and (address := known.latest(ip)) is not None:
+            return Resolved((address,), None)
         return await self._others.resolve(name, ip=ip, deadline=deadline, server=server, source=source)
 
 
@@ -192,12 +197,14 @@ class Naming:
 
     async def _look_at_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Named:
         target, steady = measurement.target, known.steady
+        if (latest := known.latest(target.ip)) is None:
+            return Named()
         last = self._changes.get(target.id)
         if last is not None and boottime() - last.at < asking.AGAIN_SECONDS and (last.found.doubt or not steady):
             return msgspec.structs.replace(last.found, looks=())
         async with self._looks:
             own, (again, addresses), (compared, kept) = await asyncio.gather(
-                self._measure(measurement, known.addresses[0]),
+                self._measure(measurement, latest),
                 self._resolve(name, target.ip, target),
                 self._compare(target, {name for name, _ in measurement.result.named}),
             )

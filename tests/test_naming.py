@@ -15,10 +15,12 @@ from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Phases, Result
 from agent.schedule import Measurement
+from tests.probers.conftest import IPV6
 from tests.probers.dns_server import NXDOMAIN, A, address, dns_server, reply
 from tests.probers.http_server import request_of, target_of
 
 NAMES = [f"n{number}.example" for number in range(1, 6)]
+CLOCK = Clock("yes").state()
 ELSEWHERE, AGAIN_ELSEWHERE = "127.7.9.1", "127.7.9.2"  # nobody serves any of these names there
 
 
@@ -312,6 +314,21 @@ async def test_names_that_a_redirect_led_to(world):
     world.named = {}
     world.wildcard = ELSEWHERE
     assert is_doubted(await world.measure("n1.example"), "for names that do not exist")
+
+
+@IPV6
+async def test_a_site_that_is_well_by_the_other_version_of_ip(world):
+    """That excuses nobody who is measured by this one, and is dead both where it is now and where it was."""
+    target = target_of(f"http://n1.example:{world.port}/", id="six", ip="6")
+    six = Result(1.0, Phases(), peer=Peer("::1", world.port, "ipv6"), named=(("n1.example", "::1"),))
+    for _ in range(STEADY + 1):
+        await world.all_are_up("n1.example", times=1, ip="4")
+        now = boottime()
+        world.inquiry.take(Measurement(target, prober_of(target, world.resolver), now, now, 1.0, six), now, CLOCK)
+    world.named["n1.example"], world.served["n1.example"] = [ELSEWHERE], {"::1"}
+    async with await asyncio.start_server(world._serve, "::1", world.port):
+        assert is_down(await world.measure("n1.example", ip="4"))
+    assert world.requests == {("n1.example", ELSEWHERE): 1, ("n1.example", "127.7.1.1"): 1}
 
 
 async def test_a_resolver_that_is_silent_about_what_does_not_exist(world):
