@@ -7,7 +7,6 @@ that is looked at between two steps, so that no step is left half done.
 import argparse
 import contextlib
 import fcntl
-import importlib.util
 import json
 import math
 import os
@@ -64,7 +63,6 @@ def main() -> int:
         epilog="Kafka, a server that keeps streams of messages, has a stand-in here, which lives in memory.",
     )
     parser.add_argument("urls", nargs="*", metavar="URL", help="what to measure, as in https://example.com")
-    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)  # the arguments, and no more
     arguments = parser.parse_args()
     urls = list(dict.fromkeys(arguments.urls))
     try:
@@ -72,16 +70,13 @@ def main() -> int:
     except NotUrls as error:
         print(error, file=sys.stderr)
         return 2
-    return 0 if arguments.check else run(urls)
+    return run(urls)
 
 
 def check(urls: list[str]) -> None:
-    """Raises `NotUrls` for what is none, in the agent's own words; the file with them needs no dependencies."""
-    spec = importlib.util.spec_from_file_location("forms", ROOT / "agent" / "config" / "forms.py")
-    assert spec is not None
-    assert spec.loader is not None
-    forms = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(forms)
+    """Raises `NotUrls` for what is none, in the agent's own words."""
+    from agent.config import forms  # which `--help` does without
+
     problems = []
     for url in urls:
         try:

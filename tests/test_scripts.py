@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,7 +62,9 @@ class Behind:
         self.temporary.mkdir()
         self.files = files(ROOT)
         name, _, value = self.mark.partition("=")
-        self.environment = {**os.environ, name: value, "TMPDIR": str(self.temporary)}
+        # As a user has it: the Python of these tests has the agent in it, and theirs may not be found.
+        path = [each for each in os.environ["PATH"].split(":") if each != str(Path(sys.executable).parent)]
+        self.environment = {**os.environ, "PATH": ":".join(path), name: value, "TMPDIR": str(self.temporary)}
 
     def assert_no_process(self):
         until = time.monotonic() + 15
@@ -216,16 +219,22 @@ def test_demo_of_a_url(behind):
             2,
             'demo: "localhost:1" is not a URL; write it as http://localhost:1/\n',
         ),
-        (("--help",), 0, ""),
     ],
-    ids=["a word", "one of two", "help"],
+    ids=["a word", "one of two"],
 )
-def test_demo_that_needs_no_environment(behind, tmp_path, arguments, status, told):
-    """What makes no sense, and `--help`, are answered before an environment is made for minutes."""
-    behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+def test_demo_of_no_url(behind, arguments, status, told):
+    """What makes no sense is said in the agent's own words."""
+    make_environment(behind)
     done = subprocess.run([DEMO, *arguments], env=behind.environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (status, told)
-    assert done.stdout.startswith("usage: ./scripts/demo [-h] [URL ...]") if status == 0 else done.stdout == ""
+    assert done.stdout == ""
+
+
+def test_help_of_the_demo(behind, tmp_path):
+    """It is there before an environment is made for minutes."""
+    behind.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    done = subprocess.run([DEMO, "--help"], env=behind.environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: ./scripts/demo [-h] [URL ...]")
     assert not (tmp_path / "cache").exists()
 
 

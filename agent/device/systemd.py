@@ -1,6 +1,6 @@
 """systemd, and the only file that knows it: readiness, reloads, the status line, the watchdog.
 
-The protocol of sd_notify(3) is a datagram; the library for it on PyPI leaves its socket blocking and unclosed, and
+The protocol of sd_notify(3) is a datagram; the library for it leaves its socket blocking and unclosed, and
 drops what is not Latin-1.
 """
 
