@@ -7,6 +7,7 @@ have a wrong certificate together; sites in different networks, which had good o
 
 import asyncio
 import ipaddress
+import itertools
 import random
 import time
 from collections.abc import Collection
@@ -76,9 +77,13 @@ class Certificates:
     async def look(self, measurement: Measurement, resolver: Resolver) -> tuple[bool, tuple[Look, ...]]:
         """Measures others, at the addresses where they were up."""
         target, result = measurement.target, measurement.result
-        foreign = self._foreign(target.id, result)
-        others = [good for good in self._good.values() if _is_far(good.peer, result.peer, self._good[target.id].peer)]
-        others = random.sample(others, min(len(others), MOST_ASKED))
+        foreign, own = self._foreign(target.id, result), self._good.get(target.id)
+        if own is None:  # the target left the configuration meanwhile
+            return False, ()
+        known = list(self._good.values())
+        random.shuffle(known)  # and not all of them are compared: of ten thousand that takes longer than a stall may
+        far = (good for good in known if _is_far(good.peer, result.peer, own.peer))
+        others = list(itertools.islice(far, MOST_ASKED))
         results = await asyncio.gather(*(_measure(each, resolver) for each in others))
         looks = tuple(
             Look("measure", each.duration_ms, address=good.peer.address, error=_code(each))

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from agent import second_look
 from agent.certificates import Certificates
+from agent.config.masking import mask_url
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.source import fits
@@ -51,6 +52,7 @@ LINKS_SECONDS = 1.0
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 
 _UP = Ruling("up")
+_ANYWHERE = ("192.0.2.1", "2001:db8::1")  # of documentation (RFC 5737, RFC 3849): what default routes lead to
 _HARMLESS = frozenset({"icmp", "dns"})  # types of probers whose measurement is made again; others get a connection
 _PORTS = {"http": 80, "https": 443, "dns": 53, "dns+tcp": 53}
 
@@ -130,10 +132,13 @@ class Inquiry:
         self._ways = Ways()
         self._held: dict[_Case, None] = {}  # undecided
         self._queues: dict[str, deque[_Case | Callable[[], None]]] = {}  # by target, where one is undecided
-        self._looked: dict[str, float] = {}  # by target: its last second look
-        self._refused: dict[str, float] = {}  # by target: when it was seen last that it refused, and not this device
+        # By id, with the target as it was: its last second look; when it was seen last that it refused, and not this
+        # device.
+        self._looked: dict[str, tuple[Target, float]] = {}
+        self._refused: dict[str, tuple[Target, float]] = {}
         self._refused_here = -REFUSED_SECONDS  # when this device was seen last to refuse a connection itself
         self._looks = asyncio.Semaphore(MOST_LOOKS)
+        self._refusals = asyncio.Semaphore(MOST_LOOKS)  # looks that are short, and do not wait for those that are not
         self._references: tuple[str, ...] = ()
         self._brokers: tuple[str, ...] = ()
         self._attending: asyncio.Task[None] | None = None
@@ -148,12 +153,13 @@ class Inquiry:
         sources = {None, *(target.source for target in config.targets if target.enabled)}
         for source in [source for source in self._evidence if source not in sources]:
             del self._evidence[source]
+        resolvers = {target.resolver for target in config.targets if target.enabled}
         for evidence in self._evidence.values():
-            evidence.keep_only(ids)
+            evidence.keep_only(ids, resolvers)
         self._naming.keep_only(ids)
         self._certificates.keep_only(ids)
-        self._refused = {target_id: at for target_id, at in self._refused.items() if target_id in ids}
-        self._looked = {target_id: at for target_id, at in self._looked.items() if target_id in ids}
+        self._refused = {target_id: last for target_id, last in self._refused.items() if target_id in ids}
+        self._looked = {target_id: last for target_id, last in self._looked.items() if target_id in ids}
 
     def uplink(self) -> tuple[float | None, str]:
         """Since when there is no way out (seconds since boot), and why that is thought; None when there is one."""
@@ -168,8 +174,10 @@ class Inquiry:
         while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
             self._close(first, at)
         target, result = measurement.target, measurement.result
-        names = self._evidence[asked_from(target.resolver, target.source)]
-        self._evidence[target.source].note(target, result, at, measurement.stall, names)
+        refused_here = self._refused_here_as_known(measurement, at)
+        if refused_here is not None or self._resolver is None:  # else it is a witness once it was looked who refused
+            names = self._evidence[asked_from(target.resolver, target.source)]
+            self._evidence[target.source].note(target, result, at, measurement.stall, names)
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
         if result.error is None:
@@ -182,7 +190,7 @@ class Inquiry:
         found = Found()
         if self._resolver is not None:
             found.named = self._naming.known(measurement, at)
-            found.refused_here = self._refused_here_as_known(measurement, at)
+            found.refused_here = refused_here
             found.intercepted = self._certificates.known(measurement, at)
         evidence = self._evidence[_source(target, result)]
         ruling = judge(target, result, at, evidence, found, clock_synchronized=clock.synchronized)
@@ -307,7 +315,9 @@ class Inquiry:
     def _look_at_way(self, case: _Case, now: float) -> None:
         """Whatever proves a way out, a link that was down meanwhile may have cost this measurement its answer."""
         self._ways.look(now)
-        case.way = way = self._ways.to("192.0.2.1" if case.peer is None else case.peer.address, now, case.source)
+        to = _ANYWHERE if case.peer is None else (case.peer.address,)
+        ways = [self._ways.to(each, now, case.source) for each in to]
+        case.way = way = next((each for each in ways if not each.barred), ways[0])
         if way.link is False:
             case.found.barred = f"this device's link is down: {way.interface}"
         elif way.route is False and case.peer is not None:
@@ -384,7 +394,7 @@ class Inquiry:
             return
         if not case.resolver_is_blamed and case.peer is None:
             return
-        last, quick = self._looked.get(target.id, -asking.AGAIN_SECONDS), self._evidence[case.source].last_quick
+        last, quick = _last(self._looked, target), self._evidence[case.source].last_quick
         silent_still = quick(target.id) <= last and case.at - last < asking.AGAIN_SECONDS
         if silent_still and case.found.before is not None:
             return
@@ -396,7 +406,7 @@ class Inquiry:
         error = measurement.result.error
         if error is None or error.code not in ("connect_refused", "connect_reset"):
             return False
-        last = self._refused.get(measurement.target.id, -asking.AGAIN_SECONDS)
+        last = _last(self._refused, measurement.target)
         return None if at - last >= asking.AGAIN_SECONDS else False
 
     async def _look_at_certificates(self, case: _Case) -> None:
@@ -410,8 +420,10 @@ class Inquiry:
     async def _look_at_refusal(self, case: _Case) -> None:
         peer = case.peer
         assert peer is not None
-        async with self._looks:
+        async with self._refusals:
             ms, error = await asking.connect(peer.address, peer.port or 0, asking.ASK_SECONDS, case.source)
+        if error == "local_resource":
+            return  # nothing was seen
         now = boottime()
         if error == "local_network":
             self._refused_here = now
@@ -420,7 +432,9 @@ class Inquiry:
         lately = self._refused_here >= case.at - REFUSED_SECONDS
         case.found.refused_here = here = lately and error != "connect_refused"
         if not here:
-            self._refused[case.measurement.target.id] = now
+            self._refused[case.measurement.target.id] = case.measurement.target, now
+            if error == "connect_refused":
+                self._evidence[case.source].heard(case.measurement.target.id, peer, ms, now)
         if case in self._held:
             self._try(case, now)
 
@@ -442,7 +456,7 @@ class Inquiry:
                     again = await second_look.resolve(name, other.ip, resolver, server, case.source)
                     case.found.names = case.found.names and again.error is None
             else:
-                self._looked[target.id] = case.at
+                self._looked[target.id] = target, case.at
                 if measurement.prober.type in _HARMLESS:
                     looks = [await second_look.by_measuring(measurement)]
                 else:
@@ -494,6 +508,9 @@ class Inquiry:
         asked.asked += 1
         begun = boottime()
         ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
+        if error in ("local_network", "local_resource"):
+            asked.asked -= 1  # this device could not; who can be asked tells
+            return
         if error not in asking.ANSWERS:
             asked.silent += 1
             if asked.nobody:
@@ -538,7 +555,7 @@ class Inquiry:
         if not is_address(name):
             _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, asking.ASK_SECONDS / 3)
         for address in [each for each in addresses if fits(asked.source, each)][:1]:
-            await self._ask(asked, f"reference {reference}", address, port)
+            await self._ask(asked, f"reference {mask_url(reference, all_values=True)}", address, port)
 
 
 def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Target]:
@@ -547,6 +564,12 @@ def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Targe
     found = (each for each, result in known if result.resolver is not None)
     found = (each for each in found if (each.resolver, asked_from(each.resolver, each.source)) == way)
     return (each for each in found if not is_address(second_look.host_of(each)))
+
+
+def _last(known: dict[str, tuple[Target, float]], target: Target) -> float:
+    """When, if that was under the options that the target has."""
+    before, at = known.get(target.id, (target, -asking.AGAIN_SECONDS))
+    return at if before == target else -asking.AGAIN_SECONDS
 
 
 def _chosen(those: Iterable[T]) -> list[T]:

@@ -238,10 +238,11 @@ class Naming:
 
     async def _compare(self, target: Target, but: Collection[str]) -> tuple[int, int]:
         """For how many other names that kept their addresses there was an answer, and how many have one of these."""
+        asked = _way(target)
         others = [
             (name, known)
             for (way, name), known in self._known.items()
-            if way == _way(target) and known.steady and name not in but
+            if way == asked and known.steady and name not in but
         ]
         others = random.sample(others, min(len(others), MOST_COMPARED))
         answers = await asyncio.gather(*(self._resolve(name, "auto", target) for name, _ in others))

@@ -33,6 +33,7 @@ PROOF_SECONDS = 1.0  # so long after a failure an answer still says how it was t
 FEW = 3  # witnesses; of as many or fewer one sign of loss is enough, else two: one target may lose packets of its own
 
 _REFUSED_HERE = "that was this device's own word, which lets nothing out to there"
+_NOT_ASKED = "this device had not what it takes to ask once more"
 _INTERCEPTED = "others far from it are answered for by the same certificate, or issuer, which is none of theirs"
 _NO_NAME = frozenset({"dns_nxdomain", "dns_no_address"})
 
@@ -84,8 +85,11 @@ class Evidence:
             return
         if result.resolver is not None:
             (self if names is None else names).resolved(target.id, target.resolver, at)
-        connect, wait = result.phases_ms.connect, result.phases_ms.wait
-        if self.heard(target.id, peer, wait if connect is None else connect, at, stall) and connect is not None:
+        connect = result.phases_ms.connect
+        took = result.phases_ms.wait if connect is None else connect
+        if result.icmp is not None and result.icmp.rtt_ms is not None:
+            took = result.icmp.rtt_ms.max  # the wait is that for all of them, which are sent one after the other
+        if self.heard(target.id, peer, took, at, stall) and connect is not None:
             self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
         if result.attempts and not stall and _reach(peer.address) != "here":
@@ -169,8 +173,9 @@ class Evidence:
             if key not in but and now - at < max(REMEMBERED_SECONDS, 2 * target.interval)
         )
 
-    def keep_only(self, target_ids: Collection[str]) -> None:
-        """Forgets the other targets."""
+    def keep_only(self, target_ids: Collection[str], resolvers: Collection[str | None]) -> None:
+        """Forgets the other targets, and the resolvers that no target has."""
+        self._named = {each: recent for each, recent in self._named.items() if each in resolvers}
         for known in (self._witnesses, self._signs):
             for key in [key for key in known if key not in target_ids]:
                 del known[key]
@@ -347,6 +352,8 @@ def _rule_on_answer(error: Error, found: Found) -> Ruling | None:
         return _local(error, _INTERCEPTED)
     if None in (found.named, found.refused_here, found.intercepted) and not found.over:
         return None
+    if found.refused_here is None:
+        return Ruling("unknown", _attributed(error, "unknown"))  # nobody could look whether it was this device
     if found.named is None or not found.named.doubt:
         return Ruling("down", error)
     told = f"{error.message}; but {found.named.doubt}"[:LONGEST_MESSAGE]
@@ -359,6 +366,8 @@ def _rule_on_silence(target: Target, result: Result, at: float, evidence: Eviden
     unknown = Ruling("unknown", _attributed(error, "unknown"))
     if own and own[0].error == "local_network":
         return _local(error, _REFUSED_HERE)
+    if own and own[0].error == "local_resource":
+        return _local(error, _NOT_ASKED)
     answers = bool(own) and own[0].error is None
     if (answers and (not result.heard or own[0].what == "measure")) or evidence.lossy(target.id, at):
         return unknown

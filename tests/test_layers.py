@@ -66,6 +66,7 @@ ARROWS = {
     },
     "agent.inquiry": {
         "agent.certificates",
+        "agent.config.masking",
         "agent.config.model",
         "agent.device.clock",
         "agent.device.source",

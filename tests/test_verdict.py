@@ -345,7 +345,7 @@ def test_what_left_is_forgotten():
     """A target that is not configured any more is no witness, and takes no memory."""
     evidence = heard((OTHER, answer(), 0.1), (HERE, answer(), 0.1))
     evidence.lost("other", AT)
-    evidence.keep_only({"here"})
+    evidence.keep_only({"here"}, {None})
     assert [each.id for each, _ in evidence.witnesses((), AT)] == ["here"]
     assert not evidence.lossy("here", AT)
 

@@ -117,9 +117,11 @@ class Ways:
         if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
-        counts = _carrier_changes()
+        counts = _carrier_changes(self._counts)
+        # What came has changed, too, or had gone in between; but for what was there when it was looked first.
+        known = self._counts or counts
         for interface, count in counts.items():
-            if self._counts.get(interface, count) != count:
+            if known.get(interface) != count:
                 self._changes.append((interface, now))
         self._counts = counts
 
@@ -128,14 +130,23 @@ class Ways:
         return any(name == interface and at >= since for name, at in self._changes)
 
 
-def _carrier_changes() -> dict[str, str]:
+def _carrier_changes(before: dict[str, str]) -> dict[str, str]:
+    """By interface; what cannot be read now is as it was `before`."""
     counts: dict[str, str] = {}
     try:
-        for each in sorted(Path("/sys/class/net").iterdir())[: MOST_LINKS + 1]:
-            if each.name != "lo":
-                counts[each.name] = (each / "carrier_changes").read_text()
+        interfaces = sorted(Path("/sys/class/net").iterdir())[: MOST_LINKS + 1]
     except OSError:  # none there, or no file descriptor left
-        pass
+        return before
+    for each in interfaces:
+        if each.name == "lo":
+            continue
+        try:
+            counts[each.name] = (each / "carrier_changes").read_text()
+        except (FileNotFoundError, NotADirectoryError):  # it went meanwhile, or is the file of the bonding driver
+            continue
+        except OSError:
+            if each.name in before:
+                counts[each.name] = before[each.name]
     return counts
 
 

@@ -1,0 +1,251 @@
+"""What may mislead an inquiry: each has blamed a site that was well, or excused one that was not."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import time
+from pathlib import Path
+
+from agent import certificates as certificates_module
+from agent.certificates import Certificates
+from agent.device import uplink
+from agent.device.clock import boottime
+from agent.naming import Naming
+from agent.probers import asking, prober_of
+from agent.probers.resolver import Resolver
+from agent.probers.result import Error, Peer, Phases, Result, Tls
+from agent.schedule import Measurement
+from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
+from tests.probers.http_server import CONTEXT, answers, says, site
+from tests.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
+
+KEPT = CONTEXT, device, everything_is_far, nowhere
+
+
+def refused(peer=FAR):
+    return Result(5.0, Phases(connect=5.0), Error("connect", "connect_refused", "target", "refused"), peer=peer)
+
+
+@contextlib.contextmanager
+def no_descriptors():
+    """The next socket fails with EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_second_look_without_descriptors(device, everything_is_far):
+    """A question that this device could not ask is no second silence."""
+    async with site(says(answers())) as served:
+        a, b = target("a"), target("b")
+        device.take(b, up())
+        with no_descriptors():
+            device.take(a, silent(peer_of(served)))
+            await asyncio.sleep(0.05)
+            device.take(b, up())
+            await device.until_all_are_settled()
+    assert ("a", "down", 0.0) not in device.settled
+
+
+async def test_a_look_at_a_refusal_without_descriptors(device):
+    """Nor does it tell who refused."""
+    a = target("a")
+    with no_descriptors():
+        device.take(a, refused())
+        await device.until_all_are_settled()
+    assert device.settled == [("a", "unknown", 0.0)]
+
+
+async def test_a_refusal_that_is_held_at_the_stop(device):
+    """Nobody looked yet who refused it."""
+    device.take(target("a"), refused())
+    device.inquiry.end()
+    assert device.settled == [("a", "unknown", 0.0)]
+
+
+async def test_what_is_known_of_a_target_goes_when_it_is_changed(device, monkeypatch):
+    """An id that names another site now: its first refusal is looked at."""
+    looked = []
+
+    async def connect(address, port, seconds, source=None):
+        looked.append(address)
+        return 1.0, "connect_refused" if address == "9.9.9.9" else "local_network"
+
+    monkeypatch.setattr(asking, "connect", connect)
+    before, now = target("a"), target("a", "http://8.8.8.8/")
+    device.configure(before)
+    device.take(before, refused())
+    await device.until_all_are_settled()
+    device.configure(now)
+    device.take(now, refused(Peer("8.8.8.8", 80, "ipv4")))
+    await device.until_all_are_settled()
+    assert looked == ["9.9.9.9", "8.8.8.8"]
+    assert [status for _, status, _ in device.settled] == ["down", "unknown"]
+
+
+async def test_silence_of_a_changed_target_is_looked_at(device, everything_is_far, monkeypatch):
+    """An id that names another site now: what was found of the old one does not spare it its second look."""
+    looked = []
+
+    async def connect(address, port, seconds, source=None):
+        looked.append(address)
+        return 1.0, "connect_timeout" if address == "9.9.9.9" else None
+
+    monkeypatch.setattr(asking, "connect", connect)
+    before, now, other = target("a"), target("a", "http://8.8.8.8/"), target("b")
+    device.configure(before, other)
+    device.take(before, silent())
+    device.take(other, up())
+    await device.until_all_are_settled()
+    device.configure(now, other)
+    device.take(other, up())
+    device.take(now, silent(Peer("8.8.8.8", 80, "ipv4")))
+    device.take(other, up())
+    await device.until_all_are_settled()
+    assert "8.8.8.8" in looked
+    assert ("a", "down", 0.0) not in device.settled[2:]
+
+
+async def test_a_resolver_that_is_not_configured_any_more_is_not_asked(everything_is_far, tmp_path):
+    """After a reload nothing is told to a resolver that was taken out of the configuration."""
+    async with dns_server(zone(a=["10.0.0.1"])) as old, dns_server(lambda ask: [reply(ask, rcode=SERVFAIL)]) as new:
+        device = Device(Resolver())
+        first = target("a", "http://a.example/", resolver=f"127.0.0.1:{old.port}")
+        private = target("p", "http://secret.internal/", resolver=f"127.0.0.1:{new.port}")
+        device.configure(first, private)
+        device.take(first, Result(5.0, Phases(connect=5.0), peer=FAR, resolver="127.0.0.1"))
+        device.configure(private)
+        failed = Error("resolve", "dns_servfail", "resolver", "SERVFAIL")
+        device.take(private, Result(5.0, Phases(resolve=5.0), failed))
+        await device.until_all_are_settled()
+        asked = list(old.questions)
+        device.inquiry.end()
+        await asyncio.sleep(0.01)
+    assert not asked
+
+
+async def test_the_evidence_shows_no_credentials_of_a_reference(device, everything_is_far, nowhere):
+    """A reference's userinfo and query are nobody's business."""
+    async with site(says(answers())) as served:
+        reference = f"http://user:hunter2@127.0.0.1:{served.port}/?token=s3cret"
+        device.configure(target("a"), references=(reference,), brokers=())
+        device.take(target("a"), silent(nowhere))
+        await device.until_all_are_settled()
+    assert device.rulings[0].status == "down"
+    assert "hunter2" not in str(device.rulings)
+    assert "s3cret" not in str(device.rulings)
+
+
+def good(number):
+    address = f"{11 + number % 80}.{number // 250 % 250}.{number % 250}.7"
+    tls = Tls("TLSv1.3", "x", True, sha256=f"{number:064x}", issuer=f"CN=ca{number % 7}")
+    made = target(f"t{number}", f"https://n{number}.example/", resolver="9.9.9.9", source="10.0.0.9")
+    return made, Result(
+        5.0, Phases(connect=5.0), peer=Peer(address, 443, "ipv4"), tls=tls, named=((f"n{number}.example", address),)
+    )
+
+
+async def test_a_look_at_certificates_does_not_hold_up_the_loop(monkeypatch):
+    """Of ten thousand: to choose the few that are asked takes no longer than a stall may on a small device."""
+
+    async def nothing(*_):
+        return Result(1.0, Phases(connect=1.0))
+
+    monkeypatch.setattr(certificates_module, "_measure", nothing)
+    known = Certificates()
+    for number in range(10_000):
+        known.note(*good(number), 1.0)
+    made, result = good(3)
+    wrong = Tls("TLSv1.3", "x", False, sha256="bad", issuer="CN=bad")
+    failed = Result(5.0, Phases(connect=5.0), Error("tls", "tls_untrusted", "target", "x"), peer=result.peer, tls=wrong)
+    measurement = Measurement(made, prober_of(made, Resolver()), boottime(), boottime(), 0.0, failed)
+    begun = time.process_time()
+    await known.look(measurement, Resolver())
+    took = time.process_time() - begun
+    assert took < 0.025  # a Raspberry Pi is ten times slower, and 0.25 s are a stall
+
+
+async def test_a_look_at_names_does_not_hold_up_the_loop():
+    """Of ten thousand."""
+    naming = Naming(Resolver())
+    for number in range(10_000):
+        made, result = good(number)
+        naming.note(made, result, 1.0)
+        naming.note(made, result, 1.0)
+
+    async def resolve(*_, **__):
+        return None, ()
+
+    naming._resolve = resolve
+    begun = time.process_time()
+    await naming._compare(good(3)[0], {"n3.example"})
+    took = time.process_time() - begun
+    assert took < 0.025
+
+
+def is_watched(tmp_path, monkeypatch, interfaces, change):
+    """Whether a change of wwan0 is seen: `interfaces` in a folder as /sys/class/net is, `change` is done to them."""
+
+    def add(name, count="2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "carrier_changes").write_text(count)
+
+    for each in interfaces:
+        add(each)
+    monkeypatch.setattr(uplink, "Path", lambda path: tmp_path if path == "/sys/class/net" else Path(path))
+    ways = uplink.Ways()
+    ways.look(1.0)
+    for number, step in enumerate(change, 2):
+        step(add)
+        ways.look(float(number))
+    return ways.changed("wwan0", 1.5)
+
+
+def without(tmp_path, name):
+    (tmp_path / name / "carrier_changes").unlink()
+    (tmp_path / name).rmdir()
+
+
+def test_an_interface_that_went_and_came_back(tmp_path, monkeypatch):
+    """A modem that was gone for a moment has changed."""
+    steps = [lambda _: without(tmp_path, "wwan0"), lambda add: add("wwan0")]
+    assert is_watched(tmp_path, monkeypatch, ["lo", "eth0", "wwan0"], steps)
+
+
+def test_an_interface_behind_one_that_goes(tmp_path, monkeypatch):
+    """One that is listed and gone when it is read hides no other one's change."""
+    steps = [
+        lambda _: (tmp_path / "veth1" / "carrier_changes").unlink(),
+        lambda _: (tmp_path / "wwan0" / "carrier_changes").write_text("4"),
+        lambda _: without_folder(tmp_path / "veth1"),
+    ]
+    assert is_watched(tmp_path, monkeypatch, ["lo", "veth1", "wwan0"], steps)
+
+
+def without_folder(path):
+    path.rmdir()
+
+
+def test_the_file_of_the_bonding_driver(tmp_path, monkeypatch):
+    """Where that driver is loaded a file stands among the interfaces, and those behind it are watched all the same."""
+    (tmp_path / "bonding_masters").write_text("\n")
+    steps = [lambda _: (tmp_path / "wwan0" / "carrier_changes").write_text("4")]
+    assert is_watched(tmp_path, monkeypatch, ["lo", "wwan0"], steps)
+
+
+async def test_a_target_that_leaves_while_others_are_asked_for_it(caplog):
+    """A reload takes it away before its turn has come: nothing is raised."""
+    known = Certificates()
+    made, result = good(1)
+    known.note(made, result, 1.0)
+    wrong = Tls("TLSv1.3", "x", False, sha256="bad", issuer="CN=bad")
+    failed = Result(5.0, Phases(connect=5.0), Error("tls", "tls_untrusted", "target", "x"), peer=result.peer, tls=wrong)
+    known.keep_only(())
+    measurement = Measurement(made, prober_of(made, Resolver()), boottime(), boottime(), 0.0, failed)
+    assert await known.look(measurement, Resolver()) == (False, ())
