@@ -50,8 +50,9 @@ def missing() -> str:
     """Why there can be no such world here; empty when there can."""
     if os.geteuid() != 0:
         return "namespaces need root"
-    if shutil.which("ip") is None or shutil.which("unshare") is None:
-        return "there is no `ip` (iproute2) or `unshare`"
+    for command, package in (("ip", "iproute2"), ("nft", "nftables"), ("unshare", "util-linux")):
+        if shutil.which(command) is None:
+            return f"there is no `{command}`: apt-get install {package}"
     if not Path("/dev/net/tun").exists():
         return "there is no /dev/net/tun"
     made = subprocess.run(["unshare", "--net", "true"], capture_output=True)
