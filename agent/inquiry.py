@@ -47,7 +47,7 @@ FEW_HELD = 50  # that are looked at whenever there is something new; with more, 
 TRY_SECONDS = 0.25  # only so often
 MOST_LOOKS = 8  # at targets for a second time, at once
 MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once; and so many sources
-MOST_ASKED = 4  # other targets, of a kind; and as many references
+MOST_ASKED = 4  # other targets, of a kind
 LINKS_SECONDS = 1.0
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 
@@ -498,7 +498,7 @@ class Inquiry:
             witnesses.update(_chosen(each for each in able if address is None or vouches(each[1].address, address)))
         for case in cases:
             case.asked = asked
-        references = [*self._references[:MOST_ASKED], *self._brokers[: 0 if len(witnesses) > 1 else 2]]
+        references = [*self._references, *self._brokers[: 0 if len(witnesses) > 1 else 2]]
         await asyncio.gather(
             *(self._ask(asked, key, peer.address, peer.port or 0) for key, peer in witnesses.items()),
             *(self._ask_reference(asked, each) for each in references),

@@ -225,20 +225,22 @@ async def test_who_is_asked(everything_is_far, nowhere):
     """A few of the other targets, and all references, once each, when nobody answers by himself."""
     async with contextlib.AsyncExitStack() as stack:
         sites = [await stack.enter_async_context(site(says())) for _ in range(MOST_ASKED + 3)]
-        reference, broker = [await stack.enter_async_context(site(says(HOLD))) for _ in range(2)]
+        broker, *references = [await stack.enter_async_context(site(says(HOLD))) for _ in range(1 + 8)]
         device = Device(Resolver())
         those = [target(f"t{number}", each.url()) for number, each in enumerate(sites)]
         silent_one = target("a")
-        device.configure(*those, silent_one, references=(reference.url(),), brokers=(f"127.0.0.1:{broker.port}",))
+        urls = tuple(each.url() for each in references)
+        device.configure(*those, silent_one, references=urls, brokers=(f"127.0.0.1:{broker.port}",))
         for each, served in zip(those, sites, strict=True):
             device.take(each, up(peer_of(served)))
         device.take(silent_one, silent(nowhere))
         await device.until_all_are_settled()
         assert device.settled[-1] == ("a", "down", 0.0)
         assert sum(each.connections for each in sites) == MOST_ASKED
-        assert (reference.connections, broker.connections) == (1, 0)
+        assert [each.connections for each in references] == [1] * 8
+        assert broker.connections == 0
         seen = device.rulings[-1].seen
-        assert (seen.asked, seen.answered) == (MOST_ASKED + 1, MOST_ASKED + 1)
+        assert (seen.asked, seen.answered) == (MOST_ASKED + 8, MOST_ASKED + 8)
         assert [(look.what, look.error) for look in device.rulings[-1].own] == [("connect", "connect_timeout")]
 
 

@@ -23,6 +23,7 @@ _EXAMPLES = {
 }
 SCHEMES = tuple(_EXAMPLES)
 LATER_SCHEMES = ("tcp", "tls", "dns+tls", "ws", "wss")
+CONNECTED = (*HTTP, "dns+tcp")  # the schemes whose servers take a TCP connection
 _SCHEMES_TOLD = f"{', '.join(SCHEMES[:-1])} and {SCHEMES[-1]}"
 
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
@@ -112,6 +113,15 @@ def url(text: str) -> str:
     if parts.port is not None or parts.path.strip("/") or parts.query:
         raise ValueError(f"has more than a host; write it as {_EXAMPLES[scheme]}")
     return f"{scheme}://{parts.netloc}"
+
+
+def reference(text: str) -> str:
+    """A URL that a TCP connection can be made to, in the form of `url`."""
+    scheme, found, _ = text.partition("://")
+    if found and scheme.lower() not in CONNECTED:
+        told = f"write it with {', '.join(CONNECTED[:-1])} or {CONNECTED[-1]}"
+        raise ValueError(f"is no reference, as a TCP connection is made to each; {told}")
+    return url(text)
 
 
 def _perhaps_meant(text: str) -> str:
@@ -314,7 +324,7 @@ FORMS: dict[str, Callable[[str], Any]] = {
     "duration": duration,
     "size": size,
     "url": url,
-    "urls": url,
+    "references": reference,
     "address": address,
     "source": source,
     "resolver": resolver,

@@ -134,7 +134,12 @@ class Uplink(msgspec.Struct, frozen=True):
     """
 
     references: Annotated[
-        tuple[str, ...], Meta(description="URLs; their host and port are connected to.", extra={"form": "urls"})
+        tuple[str, ...],
+        Meta(
+            max_length=8,
+            description="URLs (http, https, dns+tcp), at most 8; their host and port are connected to.",
+            extra={"form": "references"},
+        ),
     ] = ()
 
 

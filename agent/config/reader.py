@@ -34,7 +34,7 @@ from agent.config.model import Secret
 from agent.config.problems import Problems, Rejected, quoted
 from agent.config.secrets import KINDS, NOT_OPENED, Sources
 
-MOST_ITEMS = 100  # of a list of brokers, status codes or references
+MOST_ITEMS = 100  # of a list that has no bound of its own, as of brokers or status codes
 MOST_PAIRS = 64  # of labels, headers or properties
 LONGEST = 64 << 10  # characters of a text value that has no bound of its own
 LONGEST_LABEL = 256  # characters of a label's name, and of its value: they travel in every record
@@ -87,6 +87,12 @@ def rule_of(hint: Any) -> Rule:
         kinds = [each for each in get_args(hint) if each is not type(None)]
         return rule_of(kinds[0]) if len(kinds) == 1 else Rule(hint, ())
     return Rule(hint, ())
+
+
+def most_items(rule: Rule) -> int:
+    """How many a list may have."""
+    bound: int | None = rule.get("max_length")
+    return MOST_ITEMS if bound is None else bound
 
 
 class Reader:
@@ -145,7 +151,7 @@ class Reader:
         if get_origin(base) is tuple:
             # A comma means something in a regular expression.
             comma = None if form == "regexps" else ","
-            return self._list(place, forms.FORMS.get(form, str), comma, bool(rule.get("min_length")))
+            return self._list(place, rule, forms.FORMS.get(form, str), comma)
         if get_origin(base) is Literal:
             return self._choice(place, get_args(base))
         parse = forms.FORMS.get(form) or _SCALARS.get(base, str)
@@ -220,15 +226,14 @@ class Reader:
             self.reject(place, f"{quoted(text)} is not one of {', '.join(choices)}; write one of them")
         return text
 
-    def _list(
-        self, place: Place, parse: Callable[[str], Any], comma: str | None, at_least_one: bool
-    ) -> tuple[Any, ...]:
+    def _list(self, place: Place, rule: Rule, parse: Callable[[str], Any], comma: str | None) -> tuple[Any, ...]:
         """A list; a single text with commas is one too, where they part it."""
         written = items(place, self.problems) if place.is_list else [place]
-        if not written and at_least_one:
+        if not written and rule.get("min_length"):
             self.reject(place, "is empty; write at least one")
-        if len(written) > MOST_ITEMS:
-            self.reject(place, f"has {len(written)} items; write at most {MOST_ITEMS}")
+        most = most_items(rule)
+        if len(written) > most:
+            self.reject(place, f"has {len(written)} items; write at most {most}")
         values: list[Any] = []
         rejected = False
         for item in written:
@@ -243,6 +248,8 @@ class Reader:
                 rejected = True
         if rejected:
             raise Rejected
+        if len(values) > most:
+            self.reject(place, f"has {len(values)} items; write at most {most}")
         return tuple(values)
 
     def _pem(self, place: Place) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from agent.config.dns import FLAGS, RCODES
 from agent.config.load import APART
 from agent.config.model import Config, Target
-from agent.config.reader import MOST_ITEMS, MOST_PAIRS, Rule, is_struct, rules
+from agent.config.reader import MOST_ITEMS, MOST_PAIRS, Rule, is_struct, most_items, rules
 from agent.config.secrets import KINDS
 
 _TEXT = {"type": ["string", "number", "boolean"]}  # scalars are text to the agent, whatever an editor takes them for
@@ -32,6 +32,7 @@ _URL = {
     "type": "string",
     "pattern": "^([Hh][Tt][Tt][Pp][Ss]?|[Ii][Cc][Mm][Pp]|[Dd][Nn][Ss](\\+[Tt][Cc][Pp])?)://",
 }
+_REFERENCE = {"type": "string", "pattern": "^([Hh][Tt][Tt][Pp][Ss]?|[Dd][Nn][Ss]\\+[Tt][Cc][Pp])://"}
 _FORMS: dict[str, dict[str, Any]] = {
     "duration": {"type": ["string", "number"], "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)?$", "minimum": 0},
     "size": {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?(B|KiB|MiB|GiB|TiB)?$", "minimum": 0},
@@ -54,7 +55,7 @@ _STATUSES = {
     "maximum": 599,
 }
 _ITEMS: dict[str, dict[str, Any]] = {
-    "urls": {"anyOf": [_URL, *_SOURCES]},
+    "references": {"anyOf": [_REFERENCE, *_SOURCES]},
     "statuses": {"anyOf": [_STATUSES, *_SOURCES]},
     "rcodes": {"anyOf": [_words(RCODES, r"|[Rr][Cc][Oo][Dd][Ee]\d{1,4}"), *_SOURCES]},
     "flags": {"anyOf": [_words(FLAGS), *_SOURCES]},
@@ -112,7 +113,7 @@ def _plain(rule: Rule) -> dict[str, Any]:
     if form in _PAIRS:
         return {"type": "object", "maxProperties": MOST_PAIRS, "additionalProperties": _TEXT_OR_SECRET}
     if get_origin(base) is tuple:
-        return _list(_ITEMS.get(form, _TEXT_OR_SECRET), rule.get("min_length") or 0)
+        return _list(_ITEMS.get(form, _TEXT_OR_SECRET), rule.get("min_length") or 0, most_items(rule))
     if get_origin(base) is Literal:
         return {"enum": [each for choice in get_args(base) for each in _as_yaml(choice)]}
     if base in _SCALARS:
@@ -130,8 +131,8 @@ def _plain(rule: Rule) -> dict[str, Any]:
     return {"anyOf": [text, *_SOURCES]}
 
 
-def _list(item: dict[str, Any], least: int) -> dict[str, Any]:
-    return {"anyOf": [_TEXT, {"type": "array", "items": item, "minItems": least, "maxItems": MOST_ITEMS}]}
+def _list(item: dict[str, Any], least: int, most: int = MOST_ITEMS) -> dict[str, Any]:
+    return {"anyOf": [_TEXT, {"type": "array", "items": item, "minItems": least, "maxItems": most}]}
 
 
 def _as_yaml(choice: str) -> list[Any]:

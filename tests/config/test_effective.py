@@ -33,7 +33,7 @@ REJECTED = [
         "root_is_text",
         "secrets",
     ),
-    *("sizes", "statuses", "unknown_keys", "urls", "wrong_types"),
+    *("sizes", "statuses", "unknown_keys", "urls", "wrong_types", "references", "references_too_many"),
 ]
 
 

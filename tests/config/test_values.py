@@ -92,6 +92,15 @@ def test_defaults(load_text):
     assert (target.redirects, target.body_limit, target.expect.status) == (10, 10 << 20, ((200, 399),))
 
 
+def test_references_in_one_text(load_text, problems_of):
+    """Commas part them, up to 8."""
+    written = ",".join(f"http://{each}.example/" for each in range(8))
+    text = "uplink: {references: '%s'}\ntargets: [https://a.example/]\n"
+    assert len(load_text(text % written).uplink.references) == 8
+    (problem,) = problems_of(text % f"{written}, http://8.example/")
+    assert problem.endswith("uplink.references: has 9 items; write at most 8")
+
+
 def test_null_is_not_written(load_text):
     """A key without a value is as if it were not there."""
     config = load_text(
