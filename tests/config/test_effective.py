@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 from agent.config import Config, ConfigError
 from agent.config.effective import effective
+from agent.config.load import NO_EFFECT_YET
 from agent.config.sample import sample
 from agent.config.schema import config_schema
 
@@ -109,8 +110,9 @@ def test_the_schema_is_one():
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_shipped_examples_are_good(path):
-    """The schema accepts every example."""
+    """The schema accepts every example, and none has what would have no effect."""
     content = yaml.safe_load(path.read_text())
+    assert not set(content) & set(NO_EFFECT_YET)
     SCHEMA.validate(
         content
         if isinstance(content, dict)
