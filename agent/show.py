@@ -16,6 +16,7 @@ from rich.text import Text
 
 PHASES = {"resolve": "blue", "connect": "cyan", "tls": "magenta", "send": "white", "wait": "yellow", "receive": "green"}
 VERDICTS = {"up": "bold green", "down": "bold red", "unknown": "bold yellow"}
+CONNECTED = ("connect", "tls", "receive")  # phases of what a connection is made for, as HTTP's
 SOON = 14  # days before its expiry from which a certificate's date is coloured
 
 _NOT_SYNCHRONIZED = (
@@ -42,6 +43,7 @@ class TargetView(msgspec.Struct, frozen=True):
 
     id: Word
     url: Word = ""
+    type: Word = ""
     interval_ms: Milliseconds | None = None
     source: Word | None = None
 
@@ -137,6 +139,38 @@ class AttemptView(msgspec.Struct, frozen=True):
     attempt: int = 1
 
 
+class EvidenceView(msgspec.Struct, frozen=True):
+    """What was looked at before anyone was blamed, or not."""
+
+    waited_ms: Milliseconds | None = None
+    route: bool | None = None
+    interface: Word | None = None
+    link: bool | None = None
+    link_changed: bool = False
+    gateway: Word | None = None
+    gateway_answers: bool | None = None
+    other: Word | None = None
+    asked: int = 0
+    answered: int = 0
+    names_asked: int = 0
+    names_found: int = 0
+    names_compared: int = 0
+    names_kept: int = 0
+    loss: bool = False
+
+
+class LookView(msgspec.Struct, frozen=True):
+    """One more question that was asked when the measurement had failed."""
+
+    what: Word
+    ms: Milliseconds | None = None
+    address: Word | None = None
+    port: int | None = None
+    server: Word | None = None
+    name: Word | None = None
+    error: Word | None = None
+
+
 class ResultView(msgspec.Struct, frozen=True):
     """What is shown of a result record."""
 
@@ -156,6 +190,9 @@ class ResultView(msgspec.Struct, frozen=True):
     dns: DnsView | None = None
     attempt: int = 1
     attempts: tuple[AttemptView, ...] = ()
+    evidence: EvidenceView | None = None
+    second_look: tuple[LookView, ...] = ()
+    stall_ms: Milliseconds | None = None
     missed: int | None = None
     agent: AgentView = AgentView()
     clock: ClockView = ClockView()
@@ -219,6 +256,8 @@ def milliseconds(duration: float | None) -> str:
     """A duration in at most 8 characters, or a dash."""
     if duration is None:
         return "-"
+    if 0 < duration < 0.1:
+        return f"{duration:.3f} ms"  # to the microsecond, as records have it
     if duration < 9_999.95:
         return f"{duration:.1f} ms"
     return f"{duration / 1000:.1f} s" if duration < 9_999_950 else f"{duration / 1000:.0f} s"
@@ -238,7 +277,12 @@ def show(record: bytes) -> None:
     result = parse(record)
     out = Terminal()
     head = Text.assemble((out.printable(result.status), VERDICTS.get(result.status, "bold")))
-    head.append(f"  {out.printable(result.target.url or result.target.id)}", "bold")
+    target = result.target
+    if (
+        target.url and target.id.partition("?")[0] != target.url.partition("?")[0]
+    ):  # without an own id it is the url, its query masked
+        head.append(f"  {out.printable(target.id)}", "bold")
+    head.append(f"  {out.printable(target.url or target.id)}", "bold")
     if result.duration_ms is not None:
         head.append(f"  {milliseconds(result.duration_ms)}")
     out.print(head, soft_wrap=True)
@@ -257,6 +301,8 @@ def show(record: bytes) -> None:
 def _waterfall(out: Terminal, result: ResultView) -> None:
     """The phases one below the other, each bar beginning where the one before ended."""
     phases = {name: result.phases_ms.get(name) for name in PHASES}
+    if result.target.type in ("icmp", "dns"):
+        phases = {name: spent for name, spent in phases.items() if spent is not None or name not in CONNECTED}
     total = sum(spent or 0.0 for spent in phases.values())
     width = max(min(out.width, 100) - 36, 8)
     full, thin = ("#", "|") if out.options.ascii_only else ("█", "▏")
@@ -279,14 +325,9 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
         for number, hop in enumerate(result.http.hops, 1):
             took = milliseconds(sum(spent or 0.0 for spent in hop.phases_ms.values()))
             yield f"redirect {number}", Text(out.printable(f"{hop.status_code} from {hop.url}, {took}"))
-    for tried in result.attempts:
-        told = ": ".join(filter(None, (tried.address, tried.error.code, tried.error.message)))
-        yield "tried" if result.attempt == 1 else f"attempt {tried.attempt}", Text(out.printable(told))
-    if result.attempt > 1:
-        yield f"attempt {result.attempt}", Text("the last one: the phases above and all below are its own")
+    yield from _attempt_facts(out, result)
     if result.peer is not None:
-        address = f"[{result.peer.address}]" if ":" in result.peer.address else result.peer.address
-        yield "address", Text(out.printable(address if result.peer.port is None else f"{address}:{result.peer.port}"))
+        yield "address", Text(out.printable(_at(result.peer.address, result.peer.port)))
     if result.target.source is not None:
         yield "source", Text(out.printable(result.target.source))
     if result.http is not None and result.http.status_code is not None:
@@ -303,11 +344,90 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
         yield from _dns_facts(out, result.dns)
     if result.tls is not None:
         yield from _tls_facts(out, result.tls)
+    if result.evidence is not None:
+        yield from _evidence_facts(out, result.evidence)
+    for look in result.second_look:
+        yield "second look", Text(out.printable(_look(look)))
+    if result.stall_ms is not None:
+        yield "stall", Text(f"this device stood still for {milliseconds(result.stall_ms)} meanwhile", "yellow")
     if result.missed is not None:
         yield "missed", Text(f"{result.missed} measurements, from {out.printable(result.scheduled_at)} on")
     if not result.clock.synchronized:
         yield "clock", Text(_NOT_SYNCHRONIZED, "yellow")
     yield "location", Text(out.printable(result.location.id))
+
+
+def _attempt_facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
+    number, address = 0, None
+    for tried in result.attempts:
+        other = "other family: " if tried.attempt == number and _of_another_family(tried.address, address) else ""
+        told = ": ".join(filter(None, (tried.address, tried.error.code, tried.error.message)))
+        yield "tried" if result.attempt == 1 else f"attempt {tried.attempt}", Text(out.printable(other + told))
+        number, address = tried.attempt, tried.address
+    if result.attempt > 1:
+        peer = None if result.peer is None else result.peer.address
+        other = ", other family" if result.attempt == number and _of_another_family(peer, address) else ""
+        told = f"the last one{other}: the phases above and all below are its own"
+        yield f"attempt {result.attempt}", Text(told)
+
+
+def _of_another_family(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and (":" in one) != (":" in other)
+
+
+def _evidence_facts(out: Terminal, seen: EvidenceView) -> Iterable[tuple[str, Text]]:
+    for told in ("; ".join(_others(seen)), ", ".join(_way(seen))):
+        if told:
+            yield "evidence", Text(out.printable(told))
+    if seen.waited_ms:
+        yield "judged", Text(f"{milliseconds(seen.waited_ms)} after the measurement's end")
+
+
+def _others(seen: EvidenceView) -> Iterable[str]:
+    asked = f"{seen.asked} asked, {seen.answered or 'none'} answered"
+    if seen.other is not None:
+        yield f"{seen.other} answered"
+    if seen.asked:
+        yield asked if seen.answered or seen.other is not None else f"nobody else answered: {asked}"
+    if seen.names_asked:
+        yield f"the resolver found {seen.names_found or 'none'} of {seen.names_asked} other names"
+    if seen.names_compared:
+        yield f"{seen.names_kept or 'none'} of {seen.names_compared} other names kept their addresses"
+    if seen.loss:
+        yield "others had to be asked twice lately"
+
+
+def _way(seen: EvidenceView) -> Iterable[str]:
+    if seen.route is not None:
+        yield f"route {'yes' if seen.route else 'no'}"
+    if seen.link is not None:
+        yield f"link {'up' if seen.link else 'down'} ({seen.interface})"
+    elif seen.interface is not None:
+        yield f"interface {seen.interface}"
+    if seen.link_changed:
+        yield "the link went up or down meanwhile"
+    near = "the address itself" if seen.gateway is None else f"gateway {seen.gateway}"
+    if seen.gateway_answers is not None:
+        yield f"{near} {'answers' if seen.gateway_answers else 'does not answer'} to ARP"
+    elif seen.gateway is not None:
+        yield near
+
+
+def _look(look: LookView) -> str:
+    came = look.error or "answered"
+    if look.what == "connect":
+        asked = f"connect {_at(look.address or '?', look.port)}"
+    elif look.what == "resolve":
+        asked = f"resolve {look.name or 'the name'} by {'this host' if look.server == 'host' else look.server}"
+        came = look.error or " ".join(filter(None, ("found", look.address)))
+    else:
+        asked = look.what if look.address is None else f"{look.what} at {look.address}"
+    return f"{asked}: {came} after {milliseconds(look.ms)}"
+
+
+def _at(address: str, port: int | None) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return host if port is None else f"{host}:{port}"
 
 
 def _dns_facts(out: Terminal, dns: DnsView) -> Iterable[tuple[str, Text]]:

@@ -40,7 +40,6 @@ agent: {{id: demo-agent}}
 location: {{id: here}}
 kafka:
   bootstrap_servers: [{broker}]
-status: {{listen: off}}
 defaults: {{interval: 5s, timeout: 5s}}
 targets:
 {targets}

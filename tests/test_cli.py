@@ -257,11 +257,12 @@ targets:
 """
     config = ("--config", written(tmp_path, CONFIG + targets))
     assert [cli("probe", *config, name).returncode for name in ("good", "broken", "nameless", "off")] == [0, 1, 3, 1]
-    assert "unknown  http://a.example/" in cli("probe", *config, "nameless").stdout
+    assert "unknown  nameless  http://a.example/" in cli("probe", *config, "nameless").stdout
     done = cli("probe", *config, "--all")
     assert (done.returncode, done.stderr) == (1, "")
-    heads = re.findall(r"(?:^|\n\n)(up|down|unknown)  (\S+)  ", done.stdout)
-    assert heads == [("up", site), ("down", f"{site}503"), ("unknown", "http://a.example/")]
+    heads = re.findall(r"(?:^|\n\n)(up|down|unknown)  (\S+)  (\S+)  ", done.stdout)
+    expected = [("up", "good", site), ("down", "broken", f"{site}503"), ("unknown", "nameless", "http://a.example/")]
+    assert heads == expected
     assert done.stdout.endswith("\n\n1 up, 1 down, 1 unknown\n")
     lines = cli("probe", *config, "--all", "--json").stdout.splitlines()
     assert [json.loads(line)["status"] for line in lines] == ["up", "down", "unknown"]

@@ -15,8 +15,9 @@ from agent.device.identity import Run
 from agent.probers.result import Attempt, Dns, Error, Hop, Http, Icmp, Peer, Phases, Result, RoundTrips, Tls
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
+from agent.show import PHASES as PHASE_NAMES
 from agent.show import NotAResult, parse, printable, show
-from agent.verdict import Ruling
+from agent.verdict import Look, Ruling, Seen
 
 TARGET = Target("shop", "https://shop.example/", "https://shop.example/", 10.0, 3.0)
 PHASES = Phases(3.1, 20.4, 41.0, 0.05, 19.2, 0.4)
@@ -31,10 +32,17 @@ def a_recorder():
     return Recorder(config, Run(17, "5f0c2a9177d04e1b"), Clock("yes"))
 
 
-def a_record(status="up", error=None, phases=PHASES, synchronized="yes", **found):
+def a_record(status="up", error=None, phases=PHASES, synchronized="yes", seen=None, own=None, **found):
     result = Result(84.213, phases, error, **{"peer": Peer("203.0.113.7", 443, "ipv4"), **found})
     measurement = Measurement(TARGET, AProber(), 1000.0, 1000.0, 1764000000.0, result)
-    return a_recorder().measured(measurement, Ruling(status, error), Clock(synchronized).state()).value
+    return a_recorder().measured(measurement, Ruling(status, error, seen, own), Clock(synchronized).state()).value
+
+
+def changed(record, **target):
+    """The same with other tags of its target."""
+    record = json.loads(record)
+    record["target"] |= target
+    return json.dumps(record).encode()
 
 
 def a_tls(ends, **fields):
@@ -70,7 +78,7 @@ def test_all_of_a_good_result(capsys):
             attempts=(Attempt("2001:db8::1", Phases(connect=1.0), refused),),
         ),
     )
-    assert out.splitlines()[0] == "up  https://shop.example/  84.2 ms"
+    assert out.splitlines()[0] == "up  shop  https://shop.example/  84.2 ms"
     for said in (
         "resolve      3.1 ms",
         "tls         41.0 ms",
@@ -89,9 +97,96 @@ def test_all_of_a_good_result(capsys):
 
 def test_a_source(capsys):
     """The way that a target has of its own."""
-    record = json.loads(a_record())
-    record["target"]["source"] = "wwan0"
-    assert "source      wwan0\n" in shown(capsys, json.dumps(record).encode())
+    assert "source      wwan0\n" in shown(capsys, changed(a_record(), source="wwan0"))
+
+
+@pytest.mark.parametrize(
+    ("target_id", "url", "head"),
+    [
+        ("https://a.example/", "https://a.example/", "up  https://a.example/  "),
+        ("https://a.example/?q=***", "https://a.example/?q=1", "up  https://a.example/?q=1  "),
+        ("shop", "", "up  shop  "),
+        ("shop", "https://a.example/", "up  shop  https://a.example/  "),
+    ],
+)
+def test_whose_result_it_is(target_id, url, head, capsys):
+    """The id and the url; the url alone where there is no id of its own."""
+    assert shown(capsys, changed(a_record(), id=target_id, url=url)).startswith(head + "84.2 ms")
+
+
+SILENT = Error("connect", "connect_timeout", "path", "no answer")
+
+
+@pytest.mark.parametrize(
+    ("seen", "lines"),
+    [
+        (
+            Seen(2000.0, True, "eth0", True, False, "192.0.2.254", True, asked=5),
+            [
+                "evidence    nobody else answered: 5 asked, none answered",
+                "evidence    route yes, link up (eth0), gateway 192.0.2.254 answers to ARP",
+                "judged      2000.0 ms after the measurement's end",
+            ],
+        ),
+        (
+            Seen(310.0, True, "eth0", None, other="b", asked=4, answered=2, names_asked=3, names_found=1, loss=True),
+            [
+                "evidence    b answered; 4 asked, 2 answered; the resolver found 1 of 3 other names; "
+                "others had to be asked twice lately",
+                "evidence    route yes, interface eth0",
+                "judged      310.0 ms after the measurement's end",
+            ],
+        ),
+        (
+            Seen(0.0, False, "eth0", False, True, None, False),
+            [
+                "evidence    route no, link down (eth0), the link went up or down meanwhile, "
+                "the address itself does not answer to ARP"
+            ],
+        ),
+        (Seen(0.0, names_compared=3), ["evidence    none of 3 other names kept their addresses"]),
+        (Seen(0.0, asked=2, answered=2), ["evidence    2 asked, 2 answered"]),
+        (Seen(0.0), []),
+    ],
+)
+def test_evidence(seen, lines, capsys):
+    """What the verdict rests on, in words: who else answered, and this device's own way out."""
+    out = shown(capsys, a_record("unknown", SILENT, seen=seen)).splitlines()
+    assert [line.strip() for line in out if line.strip().startswith(("evidence", "judged"))] == lines
+
+
+@pytest.mark.parametrize(
+    ("look", "line"),
+    [
+        (
+            Look("connect", 1500.0, "192.0.2.1", 80, error="connect_timeout"),
+            "connect 192.0.2.1:80: connect_timeout after 1500.0 ms",
+        ),
+        (Look("connect", 3.1, "2001:db8::1", 443), "connect [2001:db8::1]:443: answered after 3.1 ms"),
+        (Look("resolve", 9.0, server="host"), "resolve the name by this host: found after 9.0 ms"),
+        (
+            Look("resolve", 9.0, "192.0.2.7", server="192.0.2.53:53", name="x.invalid"),
+            "resolve x.invalid by 192.0.2.53:53: found 192.0.2.7 after 9.0 ms",
+        ),
+        (
+            Look("resolve", 9.0, server="192.0.2.53:53", error="dns_timeout"),
+            "resolve the name by 192.0.2.53:53: dns_timeout after 9.0 ms",
+        ),
+        (Look("measure", 20.0), "measure: answered after 20.0 ms"),
+        (Look("measure", 20.0, "192.0.2.9"), "measure at 192.0.2.9: answered after 20.0 ms"),
+    ],
+)
+def test_a_second_look(look, line, capsys):
+    """What was asked once more, of whom, and what came of it."""
+    out = shown(capsys, a_record("down", SILENT, seen=Seen(10.0), own=(look,)))
+    assert f"  second look {line}\n" in out
+
+
+def test_a_stall(capsys):
+    """That this device stood still itself, and for how long."""
+    record = json.loads(a_record("unknown", SILENT)) | {"stall_ms": 312.5}
+    assert "stall       this device stood still for 312.5 ms meanwhile\n" in shown(capsys, json.dumps(record).encode())
+    assert "stall" not in shown(capsys, a_record())
 
 
 def test_tries(capsys):
@@ -105,6 +200,35 @@ def test_tries(capsys):
     assert first < second < out.index("attempt 3   the last one: the phases above and all below are its own\n")
 
 
+def test_tries_of_both_families(capsys):
+    """Two with one number were one of each family of addresses."""
+    refused = Error("connect", "connect_refused", "target", "refused")
+    tries = [Attempt(address, Phases(connect=1.0), refused) for address in ("2001:db8::1", "203.0.113.7")]
+    tries.append(Attempt("2001:db8::1", Phases(connect=1.0), refused, 2))
+    out = shown(capsys, a_record(attempts=tuple(tries), attempt=2))
+    assert "attempt 1   2001:db8::1: connect_refused: refused\n" in out
+    assert "attempt 1   other family: 203.0.113.7: connect_refused: refused\n" in out
+    assert "attempt 2   2001:db8::1: connect_refused: refused\n" in out
+    assert "attempt 2   the last one, other family: the phases above and all below are its own\n" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "phases", "drawn"),
+    [
+        ("icmp", Phases(send=0.1, wait=9.0), ["resolve", "send", "wait"]),
+        ("dns", Phases(send=0.1, wait=9.0), ["resolve", "send", "wait"]),
+        ("dns", Phases(connect=1.0, send=0.1, wait=9.0), ["resolve", "connect", "send", "wait"]),
+        ("http", Phases(connect=1.0), ["resolve", "connect", "tls", "send", "wait", "receive"]),
+    ],
+)
+def test_phases_are_those_of_the_protocol(kind, phases, drawn, capsys):
+    """Where there is no connection, none of its phases is drawn."""
+    out = shown(capsys, changed(a_record(phases=phases), type=kind))
+    assert [
+        line.split()[0] for line in out.splitlines() if line.split()[:1] and line.split()[0] in PHASE_NAMES
+    ] == drawn
+
+
 def test_echoes(capsys):
     """How many were answered, how long they took and how much that differs, and an address without a port."""
     peer = Peer("203.0.113.7", None, "ipv4")
@@ -114,6 +238,9 @@ def test_echoes(capsys):
     assert "address     203.0.113.7\n" in out
     assert "echoes      4 of 5 answered\n" in out
     assert "round trip  1.0 ms to 4.0 ms, 2.0 ms on average, standard deviation 0.5 ms\n" in out
+    near = Icmp(2, 2, RoundTrips(0.042, 0.0805, 0.119, 0.0))
+    told = "round trip  0.042 ms to 0.1 ms, 0.081 ms on average, standard deviation 0.0 ms\n"
+    assert told in shown(capsys, a_record(peer=peer, icmp=near))
     assert "round trip" not in shown(capsys, a_record(peer=peer, icmp=Icmp(5, 0, None)))
 
 
@@ -161,7 +288,7 @@ def test_what_was_not_measured(capsys):
     """A row of missed ticks has no phases and no address, and says how many."""
     missed = Missed(TARGET, AProber(), 1000.0, 1764000000.0, 7, "this device was asleep")
     out = shown(capsys, a_recorder().missed(missed, Clock("yes").state()).value)
-    assert out.splitlines()[0] == "unknown  https://shop.example/"
+    assert out.splitlines()[0] == "unknown  shop  https://shop.example/"
     assert "not_measured: this device was asleep" in out
     assert "missed      7 measurements, from 2025-11-24T16:00:00.000000Z on" in out
     assert "connect" not in out

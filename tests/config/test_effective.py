@@ -112,7 +112,7 @@ def test_the_schema_is_one():
 def test_shipped_examples_are_good(path):
     """The schema accepts every example, and none has what would have no effect."""
     content = yaml.safe_load(path.read_text())
-    assert not set(content) & set(NO_EFFECT_YET)
+    assert not any(each in content for each in NO_EFFECT_YET)
     SCHEMA.validate(
         content
         if isinstance(content, dict)
