@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from agent import __version__
 from agent.config import Config, ConfigError, Directories
@@ -339,7 +340,14 @@ class Daemon:
 
     def _tell_applied(self, config: Config) -> None:
         shown = [
-            AppliedTarget(target.id, target.shown_url, type_of(target), whole_ms(target.interval), target.labels)
+            AppliedTarget(
+                target.id,
+                target.shown_url,
+                type_of(target),
+                whole_ms(target.interval),
+                target.labels,
+                target.source or UNSET,
+            )
             for target in config.targets
             if target.enabled
         ]
@@ -424,10 +432,10 @@ class Daemon:
         return UplinkNow() if since is None else UplinkNow(round(boottime() - since, 3), why)
 
     def _target_now(self, target: Target) -> TargetNow:
-        last = self._results.verdicts.get(target.id)
-        if last is None:
-            return TargetNow(target.id, target.shown_url)
-        return TargetNow(target.id, target.shown_url, last.status, last.error, stamp(last.wall), last.duration_ms)
+        now = TargetNow(target.id, target.shown_url, target.source)
+        if (last := self._results.verdicts.get(target.id)) is not None:
+            now.status, now.error, now.at, now.duration_ms = last.status, last.error, stamp(last.wall), last.duration_ms
+        return now
 
     def broker_lost(self) -> None:
         """Tells that Kafka acknowledges nothing."""

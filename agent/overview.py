@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from agent.show import VERDICTS, Terminal, milliseconds, tally
+from agent.show import VERDICTS, Terminal, milliseconds, named, tally
 from agent.status import Status, TargetNow
 
 LABEL = 10  # columns
@@ -25,7 +25,7 @@ def show(status: Status) -> None:
         return
     out.print()
     out.print(Text(f"  {'targets':<{LABEL}}", "dim"), tally(_verdicts(status), out.encoding), sep="")
-    width = min(max(len(target.id) for target in status.targets), 50)
+    width = min(max(len(named(target.id, target.source)) for target in status.targets), 50)
     for target in sorted(status.targets, key=lambda each: (each.status == "up", each.id)):
         out.print(_row(out, target, width), soft_wrap=True)
 
@@ -83,7 +83,7 @@ def _verdicts(status: Status) -> list[str]:
 
 def _row(out: Terminal, target: TargetNow, width: int) -> Text:
     verdict = target.status or "-"
-    row = Text(f"  {out.printable(target.id):<{width}}  ")
+    row = Text(f"  {out.printable(named(target.id, target.source)):<{width}}  ")
     row.append(f"{out.printable(verdict):<8}", VERDICTS.get(verdict, "dim"))
     row.append(
         f" {milliseconds(target.duration_ms):>10}  {target.at or '':<28}{out.printable(target.error or '')}".rstrip()

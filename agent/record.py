@@ -131,13 +131,14 @@ class Stopping(Event, kw_only=True, tag="stopping"):
 
 
 class AppliedTarget(msgspec.Struct):
-    """A target as `config_applied` lists it."""
+    """A target as `config_applied` lists it. `source`: the address or interface that it is measured by, if any."""
 
     id: str
     url: str
     type: str
     interval_ms: float
     labels: dict[str, str]
+    source: str | UnsetType = UNSET
 
 
 class ConfigApplied(Event, kw_only=True, tag="config_applied"):

@@ -240,6 +240,11 @@ def printable(text: str, encoding: str = "utf-8") -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def named(target_id: str, source: str | None) -> str:
+    """A target for a row of a table: its id, and by what it is measured if it has a source."""
+    return target_id if source is None else f"{target_id} by {source}"
+
+
 def tally(verdicts: Iterable[str], encoding: str = "utf-8") -> Text:
     """How many there are of each, as in `3 up, 1 down`."""
     counted = Counter(verdicts)

@@ -26,10 +26,11 @@ ASK_AGAIN = 0.2  # seconds between
 
 
 class TargetNow(msgspec.Struct):
-    """A target and its last verdict; all None before the first."""
+    """A target, the source that it has if any, and its last verdict: all None before the first."""
 
     id: str
     url: str
+    source: str | None = None
     status: str | None = None
     error: str | None = None
     at: str | None = None

@@ -27,6 +27,7 @@ from agent.show import (
     Terminal,
     day,
     milliseconds,
+    named,
     parse,
     printable,
     tally,
@@ -267,7 +268,7 @@ def _older(result: ResultView, known: ResultView) -> bool:
 def _table(out: Terminal, rows: list[tuple[Row, bool]], now: float) -> Table:
     wide, wider = out.width >= WIDE, out.width >= WIDER
     results = [row.result for row, _ in rows]
-    columns = {"target": [(result.target.id, "bold") for result in results]}
+    columns = {"target": [(named(result.target.id, result.target.source), "bold") for result in results]}
     if len({result.location.id for result in results}) > 1:
         columns["location"] = [(result.location.id, "") for result in results]
     # What is overdue may not hold any more, so it has no colour.

@@ -355,6 +355,16 @@ async def test_a_delivery_that_dies(device, monkeypatch, caplog):
     assert (device.folder / "state" / "run.json").exists()
 
 
+async def test_the_source_of_a_target_is_told(device):
+    """`config_applied` has it, where there is one."""
+    targets = "[{id: a, url: 'http://127.0.0.1:9/', source: 127.0.0.1}, {id: b, url: 'http://127.0.0.1:9/'}]"
+    device.write(f"targets: {targets}")
+    async with device.running():
+        pass
+    (event,) = device.events("config_applied")
+    assert [target.get("source", "none") for target in event["targets"]] == ["127.0.0.1", "none"]
+
+
 async def test_a_long_configuration_is_told_in_parts(device):
     """However long its targets' labels are, no part is too large for a broker, and none is missing."""
     labels = ", ".join(f"label-{number}: {'x' * 200}" for number in range(20))

@@ -92,6 +92,18 @@ async def test_a_healthy_agent(device, monkeypatch):
     assert "secret" not in shown + told
 
 
+async def test_a_source(device):
+    """By what a target is measured, where it has a source of its own."""
+    device.path.write_text(device.path.read_text().replace("{id: b,", "{id: b, source: 127.0.0.1,"))
+    async with device.running():
+        await device.says(lambda said: sum(said.verdicts.values()) == 2)
+        _, shown = await asyncio.to_thread(device.command)
+        _, told = await asyncio.to_thread(device.command, "--json")
+    assert re.search(r"^  b by 127\.0\.0\.1 +(down|unknown) ", shown, re.MULTILINE)
+    sources = {target["id"]: target["source"] for target in json.loads(told)["targets"]}
+    assert sources == {"http://127.0.0.1:9/a": None, "b": "127.0.0.1"}
+
+
 async def test_a_kafka_that_takes_no_results_is_not_well(device):
     """Though it acknowledges what is for another topic."""
     with EmbeddedBroker() as broker:

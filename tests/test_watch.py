@@ -91,6 +91,15 @@ def test_one_location(monkeypatch):
     assert row(lines, "shop").split()[:5] == ["shop", "up", "3s", "84.2", "ms"]
 
 
+def test_a_source(monkeypatch):
+    """Where a target has one it stands behind the id: the same site by two ways is told apart."""
+    sourced = json.loads(a_record())
+    sourced["target"]["source"] = "wwan0"
+    lines = Screen(monkeypatch).lines(taken(a_record("mail"), json.dumps(sourced).encode()))
+    assert row(lines, "shop").split()[:4] == ["shop", "by", "wwan0", "up"]
+    assert row(lines, "mail").split()[:2] == ["mail", "up"]
+
+
 def test_the_bar_shows_each_phase_by_its_share(monkeypatch):
     """With colours a phase is its colour, without them its letter; its length is its share of the time."""
     phases = {"connect": 25.0, "tls": 50.0, "send": 0.0, "wait": None, "receive": 25.0}
