@@ -39,6 +39,7 @@ RCODES = _words(
 FLAGS = {"AA": 0x0400, "TC": 0x0200, "RD": 0x0100, "RA": 0x0080, "AD": 0x0020, "CD": 0x0010}
 
 _NO_QUESTION = {0, 41, *range(249, 253)}  # OPT, and what is for changing and moving zones
+_WORD = re.compile(r"[A-Za-z]{1,10}[0-9]{0,5}")
 _LABEL = re.compile(r"[!-\-/-~]{1,63}")  # printable ASCII without the dot
 _EXAMPLE = "write it as dns://192.0.2.53/example.com?type=A"
 _TYPE_NAMES, _CLASS_NAMES, _RCODE_NAMES = (
@@ -60,16 +61,22 @@ def question(url: str) -> Question:
     """The question in a URL of such a scheme. Raises ValueError that says what is wrong and the mend."""
     parts = urlsplit(url)
     kind, klass = TYPES["A"], CLASSES["IN"]
+    seen = set()
     for parameter in filter(None, parts.query.split("&")):
         key, _, value = parameter.partition("=")
-        if key.lower() == "type":
-            kind = _number(
-                unquote(value), TYPES, "TYPE", "has an unknown type; write A, AAAA, MX, TXT, TYPE65280 or the like"
-            )
-        elif key.lower() == "class":
-            klass = _number(unquote(value), CLASSES, "CLASS", "has an unknown class; write IN, CH or HS")
-        else:
+        key, value = key.lower(), unquote(value)
+        # What is no word, or stands before an @, may be a secret.
+        shown = f", {value}" if _WORD.fullmatch(value) and "@" not in parts.query else ""
+        if key not in ("type", "class"):
             raise ValueError("has something other than type and class in its query; remove that")
+        if key in seen:
+            raise ValueError(f"has a {key} twice in its query; write one target for each")
+        seen.add(key)
+        if key == "type":
+            told = f"has an unknown type{shown}; write A, AAAA, MX, TXT, TYPE65280 or the like"
+            kind = _number(value, TYPES, "TYPE", told)
+        else:
+            klass = _number(value, CLASSES, "CLASS", f"has an unknown class{shown}; write IN, CH or HS")
     if kind in _NO_QUESTION:
         raise ValueError("has a type that is no question for records; write a type such as A, AAAA, MX or TXT")
     return Question(parts.hostname or "", parts.port or PORT, _name(unquote(parts.path[1:])), kind, klass)

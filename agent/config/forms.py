@@ -65,6 +65,14 @@ def number(text: str) -> float:
     return float(text)
 
 
+def share(text: str) -> float:
+    """A number that is to be from 0 to 1; how large it may be is checked elsewhere."""
+    try:
+        return number(text)
+    except ValueError:
+        raise ValueError("is not a number; write one from 0 to 1, as 0.2 for 20 of 100") from None
+
+
 def duration(text: str) -> float:
     """A time in seconds. Raises ValueError."""
     match = _DURATION.fullmatch(text)
@@ -169,7 +177,9 @@ def source(text: str) -> str:
             raise ValueError(told) from None
         return text
     if found.is_unspecified or found.is_multicast or (found.version == 6 and found.is_link_local):
-        raise ValueError("is no address that a way out begins at; write another one of this device, or its interface")
+        kind = "unspecified" if found.is_unspecified else "multicast" if found.is_multicast else "link-local"
+        told = f"is {kind}, so nothing can be measured from it"
+        raise ValueError(f"{told}; write another address of this device, or the name of an interface")
     return str(found)
 
 
@@ -323,6 +333,7 @@ def _with_unit(value: int, units: Mapping[str | None, int]) -> str:
 FORMS: dict[str, Callable[[str], Any]] = {
     "duration": duration,
     "size": size,
+    "share": share,
     "url": url,
     "references": reference,
     "address": address,

@@ -181,7 +181,13 @@ class Expect(msgspec.Struct, frozen=True):
         ),
     ] = ((200, 399),)
     loss: Annotated[
-        float, Meta(ge=0, le=1, description="The share of echoes lost at most.", extra={"schemes": ICMP})
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="The share of echoes lost at most, 0 to 1.",
+            extra={"form": "share", "schemes": ICMP},
+        ),
     ] = 0.0
     rcodes: Annotated[
         tuple[str, ...],

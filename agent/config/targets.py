@@ -112,9 +112,9 @@ class Targets:
             self._reader.reject(place, f"has a url of more than {LONGEST_ID} characters; write an id for it")
         if (first := self._first.get(target_id)) is not None:
             mend = "write another id" if "id" in own else "write an id for one of them"
-            # A password that holds an @ and a slash reads as a host and a path.
-            shown = mask_malformed(target_id) if "@" in target_id and "id" not in own else target_id
-            told = f"has the id {quoted(shown)}, as the one at {first.file}:{first.line} has; {mend}"
+            told = (
+                f"has the id {quoted(_shown_id(own, target_id))}, as the one at {first.file}:{first.line} has; {mend}"
+            )
             self._reader.problems.note(mark, place.key, told)
         else:
             self._first[target_id] = mark
@@ -151,7 +151,7 @@ class Targets:
         address, ip = merged.get("connect_to"), merged.get("ip", "auto")
         if address is not None and address is not NOT_OPENED and ip == ("4" if ":" in address else "6"):
             note(f"is not an IPv{ip} address, which ip: {ip} asks for; change one", "connect_to")
-        self._fit_source(merged, ip, note)
+        self._fit_source(place, own, merged, ip, note)
         headers = merged.get("headers") or {}
         if merged.get("basic_auth") and any(name.lower() == "authorization" for name in headers):
             told = "a user (basic_auth, or one in the url) and an Authorization header are both given"
@@ -164,7 +164,7 @@ class Targets:
             self._fit_tls(tls, note)
 
     @staticmethod
-    def _fit_source(merged: dict[str, Any], ip: str | None, note: Any) -> None:
+    def _fit_source(place: Place, own: Mapping[str, Entry], merged: dict[str, Any], ip: str | None, note: Any) -> None:
         """All is of the version of IP of a source that is an address; `ip` says so then, too."""
         version = _version(merged.get("source"))
         if version is None or ip is None:
@@ -172,14 +172,21 @@ class Targets:
         url, connect_to, resolver = (merged.get(name) or "" for name in ("url", "connect_to", "resolver"))
         server = urlsplit(f"//{resolver}").hostname or ""
         others = {
-            f"ip: {ip} asks for none": ip if ip != "auto" else None,
-            "the one in connect_to is none": _version(connect_to),
-            "the one in the url is none": None if connect_to else _version(urlsplit(url).hostname),
-            "the resolver's is none": None if _is_loopback(server) else _version(server),
+            "ip": (ip if ip != "auto" else None, "ip: {0} asks for IPv{0}"),
+            "connect_to": (_version(connect_to), "connect_to is an IPv{} address"),
+            "url": (None if connect_to else _version(urlsplit(url).hostname), "the url has an IPv{} address"),
+            "resolver": (None if _is_loopback(server) else _version(server), "the resolver has an IPv{} address"),
         }
-        for told, other in others.items():
-            if other not in (None, version):
-                note(f"is an IPv{version} address, and {told}; change one", "source")
+        for name, (other, text) in others.items():
+            if other in (None, version):
+                continue
+            told = text.format(other)
+            if "source" in own or (name != "url" and name not in own):
+                note(f"is an IPv{version} address, but {told}; change one", "source")
+            else:
+                which = quoted(_shown_id(own, merged["id"])) if merged["id"] else place.key
+                told = f"but in the target {which} {told}; write a source for that one"
+                note(f"is an IPv{version} address, {told}", "source")
         merged["ip"] = version
 
     @staticmethod
@@ -197,6 +204,11 @@ class Targets:
                 raise ValueError("the client_key has no client_certificate beside it; name the certificate's file")
         except ValueError as error:
             note(str(error), "tls")
+
+
+def _shown_id(own: Mapping[str, Entry], target_id: str) -> str:
+    # A password that holds an @ and a slash reads as a host and a path.
+    return mask_malformed(target_id) if "@" in target_id and "id" not in own else target_id
 
 
 def _version(text: str | None) -> str | None:
