@@ -222,7 +222,7 @@ class Daemon:
             left = self._spool.live()
         lost = await self._spool.close(end - boottime())
         if lost:
-            log.error("%d records reached neither Kafka nor the disk in time, and may be lost", lost)
+            log.error("%d record%s reached neither Kafka nor the disk in time: lost, perhaps", lost, "s" * (lost != 1))
         elif left:
             log.info("%d new records did not reach Kafka; they wait on disk, with what was there", left)
         run = msgspec.structs.replace(self._run, last_seqs=self._recorder.last_seqs())
@@ -334,7 +334,8 @@ class Daemon:
         self._results.inquiry.configure(config)
         self._results.forget_others({target.id for target in config.targets if target.enabled})
         _keep_for_long()
-        log.info("configuration %s applied: %d targets", config.digest, len(self._scheduler))
+        count = len(self._scheduler)
+        log.info("configuration %s applied: %d target%s", config.digest, count, "s" * (count != 1))
         self._tell_applied(config)
         self._applied.set()
 

@@ -2,7 +2,7 @@
 
 from rich.text import Text
 
-from agent.show import VERDICTS, Terminal, milliseconds, named, tally
+from agent.show import VERDICTS, Terminal, many, milliseconds, named, tally
 from agent.status import Status, TargetNow
 
 LABEL = 10  # columns
@@ -38,9 +38,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         measured = f"{status.checks_per_second:g} a second{late}"
     waits = "nothing"
     if spool.oldest_s is not None:
-        waits = (
-            f"{spool.bytes:,} bytes on disk for {spool.oldest_s:,.0f} s; in memory as well: {spool.records:,} records"
-        )
+        memory = many(spool.records, "record")
+        waits = f"{spool.bytes:,} bytes on disk for {spool.oldest_s:,.0f} s; in memory as well: {memory}"
     facts = [
         ("runs", f"for {status.uptime_s:,.0f} s, run {status.run} ({status.run_id})"),
         ("measures", measured),

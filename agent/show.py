@@ -257,6 +257,11 @@ def tally(verdicts: Iterable[str], encoding: str = "utf-8") -> Text:
     return Text(", ").join(told)
 
 
+def many(count: int, what: str) -> str:
+    """As in `1 record` and `1,200 records`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def milliseconds(duration: float | None) -> str:
     """A duration in at most 8 characters, or a dash."""
     if duration is None:
@@ -356,7 +361,7 @@ def _facts(out: Terminal, result: ResultView) -> Iterable[tuple[str, Text]]:
     if result.stall_ms is not None:
         yield "stall", Text(f"this device stood still for {milliseconds(result.stall_ms)} meanwhile", "yellow")
     if result.missed is not None:
-        yield "missed", Text(f"{result.missed} measurements, from {out.printable(result.scheduled_at)} on")
+        yield "missed", Text(f"{many(result.missed, 'measurement')}, from {out.printable(result.scheduled_at)} on")
     if not result.clock.synchronized:
         yield "clock", Text(_NOT_SYNCHRONIZED, "yellow")
     yield "location", Text(out.printable(result.location.id))
@@ -467,8 +472,11 @@ def _days_left(stamp: str) -> Text:
         return Text("no date")
     days = (moment - datetime.now(UTC)).total_seconds() / 86_400
     if days < 0:
-        return Text(f"expired {-days:,.0f} days ago" if days <= -1 else "expired today", "red")
-    return Text(f"{days:,.0f} days left" if days >= 1 else "less than a day left", "yellow" if days < SOON else "green")
+        return Text(f"expired {many(round(-days), 'day')} ago" if days <= -1 else "expired today", "red")
+    return Text(
+        f"{many(round(days), 'day')} left" if days >= 1 else "less than a day left",
+        "yellow" if days < SOON else "green",
+    )
 
 
 def _fact(out: Terminal, label: str, value: Text) -> None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from agent.show import Terminal, day, printable
+from agent.show import Terminal, day, many, printable
 from agent.spool.record import Gap, Record
 from agent.spool.status import Status, Topic
 
@@ -55,7 +55,7 @@ def _summary(status: Status) -> str:
     records = sum(topic.records for topic in status.topics.values())
     if not status.segments:
         return "nothing waits"
-    return f"{_many(records, 'record')} in {_many(status.segments, 'file')}, {_size(status.bytes)}"
+    return f"{many(records, 'record')} in {many(status.segments, 'file')}, {_size(status.bytes)}"
 
 
 def _row(topic: Topic) -> str:
@@ -64,23 +64,19 @@ def _row(topic: Topic) -> str:
 
 def _troubles(status: Status) -> Iterator[str]:
     if status.rejected_records:
-        yield f"{_many(status.rejected_records, 'record')} that Kafka refused: see dump --rejected"
+        yield f"{many(status.rejected_records, 'record')} that Kafka refused: see dump --rejected"
     if status.damaged_bytes:
         yield f"{status.damaged_bytes:,} bytes are damaged; the agent tells what they held"
     if status.quarantined_files:
-        yield f"{_many(status.quarantined_files, 'damaged file')} kept for people, in {status.directory}/quarantine"
+        yield f"{many(status.quarantined_files, 'damaged file')} kept for people, in {status.directory}/quarantine"
     if status.newer_segments:
-        yield f"{_many(status.newer_segments, 'file')} of a newer agent: left alone until one reads them"
+        yield f"{many(status.newer_segments, 'file')} of a newer agent: left alone until one reads them"
     if status.unreadable_segments:
-        yield f"{_many(status.unreadable_segments, 'file')} cannot be read: see dump"
+        yield f"{many(status.unreadable_segments, 'file')} cannot be read: see dump"
 
 
 def _gap(gap: Gap) -> str:
-    return f"{_many(gap.count, 'record')} of {gap.topic} from {gap.first_at} to {gap.last_at} lost: {gap.reason}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{many(gap.count, 'record')} of {gap.topic} from {gap.first_at} to {gap.last_at} lost: {gap.reason}"
 
 
 def _moment(stamp: str) -> str:

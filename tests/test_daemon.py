@@ -355,6 +355,15 @@ async def test_a_delivery_that_dies(device, monkeypatch, caplog):
     assert (device.folder / "state" / "run.json").exists()
 
 
+async def test_one_target_is_told_as_one(device, caplog):
+    """The log has no plural for it."""
+    caplog.set_level(logging.INFO)
+    device.write("targets: ['http://127.0.0.1:9/']")
+    async with device.running():
+        pass
+    assert any(message.endswith(" applied: 1 target") for message in caplog.messages)
+
+
 async def test_the_source_of_a_target_is_told(device):
     """`config_applied` has it, where there is one."""
     targets = "[{id: a, url: 'http://127.0.0.1:9/', source: 127.0.0.1}, {id: b, url: 'http://127.0.0.1:9/'}]"

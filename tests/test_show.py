@@ -294,6 +294,14 @@ def test_what_was_not_measured(capsys):
     assert "connect" not in out
 
 
+def test_one_is_told_as_one(capsys):
+    """One measurement, one day: no plural."""
+    missed = Missed(TARGET, AProber(), 1000.0, 1764000000.0, 1, "this device was asleep")
+    assert "missed      1 measurement, from" in shown(capsys, a_recorder().missed(missed, Clock("yes").state()).value)
+    assert "1 day left" in shown(capsys, a_record(tls=a_tls(timedelta(days=1, hours=1))))
+    assert "expired 1 day ago" in shown(capsys, a_record(tls=a_tls(timedelta(days=-1, hours=-1))))
+
+
 def test_a_clock_that_cannot_be_trusted_is_said(capsys):
     """When this machine's clock may be wrong, that is said, with what it means."""
     out = shown(capsys, a_record(synchronized="no"))

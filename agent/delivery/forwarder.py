@@ -222,10 +222,11 @@ class Forwarder:
             if fate != "unsent":
                 log.log(
                     logging.ERROR if fate == "topic_refused" else logging.WARNING,  # which nobody mends but a person
-                    "topic %s: %s; it is tried again, %d records wait in memory, the rest on disk",
+                    "topic %s: %s; it is tried again, with %d record%s in memory, the rest on disk",
                     topic,
                     reason,
                     len(self._spool),
+                    "s" * (len(self._spool) != 1),
                     extra={"trouble": (topic, fate)},
                 )
         self._spool.give_back(again)

@@ -122,7 +122,7 @@ class DnsProber:
                 sections[section] = [each.encode() for each in dns_text.texts(answer.data, records)]
             found = next((record for record in sections[section] if regexp.search(record)), None)
             if wanted and found is None:
-                return _mismatched(f"none of {len(sections[section])} records in {section} matches {text!r}")
+                return _mismatched(f"no record in {section}, of {len(sections[section])} there, matches {text!r}")
             if not wanted and found is not None:
                 return _mismatched(f"a record in {section} matches {text!r}: {found.decode()[:LONGEST_SHOWN]}")
         return None

@@ -520,7 +520,8 @@ class Spool:
     def _say(self, response: Response) -> None:
         """Logs trouble while it goes on, and its end."""
         if trouble := self._trouble_of(response):
-            self._say_trouble(trouble, f"{len(self)} records wait in memory (room for {self._last_resort} bytes)")
+            waiting = f"{len(self)} record{'s' * (len(self) != 1)}"
+            self._say_trouble(trouble, f"{waiting} in memory (room for {self._last_resort} bytes)")
         elif self._trouble and boottime() - self._trouble_at >= QUIET:
             self._trouble = ""
             log.info("spool: the disk takes records again", extra={"over": "disk"})
@@ -539,9 +540,11 @@ class Spool:
         for gap in self._gaps.add(gaps):
             sums.setdefault((gap.topic, gap.reason), []).append(gap)
         for (topic, reason), rows in sums.items():
+            count = sum(gap.count for gap in rows)
             log.error(
-                "spool: %d records of %s from %s to %s will never come: %s (%d in all since the start)",
-                sum(gap.count for gap in rows),
+                "spool: %d record%s of %s from %s to %s will never come: %s (%d in all since the start)",
+                count,
+                "s" * (count != 1),
                 topic,
                 min(gap.first_at for gap in rows),
                 max(gap.last_at for gap in rows),

@@ -159,7 +159,7 @@ def test_what_was_not_taken_goes_again(written):
     line.drain()
     assert line.sink.sent[0] == [1, 2]
     assert line.sink.sent[-1] == [1, 2, 3]
-    text = "topic results: NO_LUCK; it is tried again, 2 records wait in memory, the rest on disk"
+    text = "topic results: NO_LUCK; it is tried again, with 2 records in memory, the rest on disk"
     assert written.messages == [text]
 
 
@@ -283,7 +283,7 @@ def test_a_refused_topic_does_not_stop_the_other(clock, written):
     assert line.sink.sent[2:] == [[1], [1], [1]]
     assert (line.forwarder.broker()[0], line.forwarder.refused_topics()) == ("up", (RESULTS,))
     assert written.messages == [
-        "topic results: does not exist; it is tried again, 3 records wait in memory, the rest on disk"
+        "topic results: does not exist; it is tried again, with 3 records in memory, the rest on disk"
     ]
     refused.clear()
     clock.now += HOLD

@@ -27,7 +27,7 @@ def test_a_full_disk(device):
         wait_until(lambda: "spool_full" in device.status_line(), "its word on what it gave up")
         assert device.status_line().startswith("degraded: ")
         device.says("spool: there is no room for it")
-        device.says(r"spool: \d+ records of \S+ from \S+ to \S+ will never come: spool_full")
+        device.says(r"spool: \d+ records? of \S+ from \S+ to \S+ will never come: spool_full")
         run("rm", f"{STATE}/ballast")
         device.broker.open()
         device.live_again(boottime())

@@ -328,7 +328,7 @@ async def test_disk_fails(directory, caplog):
     agent.append(some(1, 10, origin=EARLIER))
     await agent.turn()
     assert seqs(agent.deliver(5)) == [1, 2, 3, 4, 5]
-    assert "cannot be written: Input/output error; 10 records wait in memory" in caplog.text
+    assert "cannot be written: Input/output error; 10 records in memory" in caplog.text
     disk.error = None
     agent.append(some(11, 12, origin=EARLIER))
     agent.spool._synced = 0.0
@@ -419,7 +419,7 @@ async def test_what_is_lost_is_in_the_log(directory):
             await agent.turn()
     lost = [line for line in written.messages if "will never come" in line]
     assert len(lost) == 11
-    what = r"spool: (\d+) records of uptime.results from (\S+) to \S+ will never come: queue_full"
+    what = r"spool: (\d+) records? of uptime.results from (\S+) to \S+ will never come: queue_full"
     count, first, total = re.fullmatch(what + r" \((\d+) in all since the start\)", lost[0]).groups()
     assert (count, first) == (total, at(1))
     assert f"queue_full ({agent.spool.waiting().given_up} in all since the start); the last of" in lost[-1]

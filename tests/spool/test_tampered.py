@@ -101,7 +101,7 @@ async def test_replaced_by_a_file(directory, volatile, hurried, caplog):
     directory.write_text("mine")
     await measures_on(agent, 1_001, 1_100)
     assert directory.read_text() == "mine"
-    assert "wait in memory" in caplog.text
+    assert "in memory (room for" in caplog.text
     agent.spool.broker_lost = False
     assert sorted(seqs(await agent.deliver_all())) == list(range(1, 1_101))
     directory.unlink()
