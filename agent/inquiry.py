@@ -17,7 +17,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from agent import second_look
 from agent.certificates import Certificates
@@ -54,7 +53,6 @@ REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connectio
 _UP = Ruling("up")
 _ANYWHERE = ("192.0.2.1", "2001:db8::1")  # of documentation (RFC 5737, RFC 3849): what default routes lead to
 _HARMLESS = frozenset({"icmp", "dns"})  # types of probers whose measurement is made again; others get a connection
-_PORTS = {"http": 80, "https": 443, "dns": 53, "dns+tcp": 53}
 
 
 class News(Protocol):
@@ -174,10 +172,11 @@ class Inquiry:
         while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
             self._close(first, at)
         target, result = measurement.target, measurement.result
-        refused_here = self._refused_here_as_known(measurement, at)
-        if refused_here is not None or self._resolver is None:  # else it is a witness once it was looked who refused
-            names = self._evidence[asked_from(target.resolver, target.source)]
-            self._evidence[target.source].note(target, result, at, measurement.stall, names)
+        refused_here, asks = self._refused_here_as_known(measurement, at), self._resolver is not None
+        is_refusal = result.error is not None and result.error.code == "connect_refused"
+        if refused_here is not None or not asks:  # else it is a witness once it was looked who refused
+            names, stall = self._evidence[asked_from(target.resolver, target.source)], measurement.stall
+            self._evidence[target.source].note(target, result, at, stall, names, hearsay=asks and is_refusal)
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
         if result.error is None:
@@ -431,7 +430,11 @@ class Inquiry:
         # To one that takes connections now it was perhaps let out again.
         lately = self._refused_here >= case.at - REFUSED_SECONDS
         case.found.refused_here = here = lately and error != "connect_refused"
-        if not here:
+        failed = case.measurement.result.error
+        assert failed is not None
+        if not here and failed.code == "connect_refused" and error not in asking.ANSWERS:
+            case.measurement = second_look.put_down_to_the_path(case.measurement)  # it was, or may be, another's word
+        elif not here:
             self._refused[case.measurement.target.id] = case.measurement.target, now
             if error == "connect_refused":
                 self._evidence[case.source].heard(case.measurement.target.id, peer, ms, now)
@@ -543,17 +546,8 @@ class Inquiry:
                 case.look = self._begin(self._second_look(case, next(iter(found), None)))
 
     async def _ask_reference(self, asked: _Asked, reference: str) -> None:
-        """A URL, or a broker's `host:port`."""
-        url = urlsplit(reference if "://" in reference else f"kafka://{reference}")
-        try:
-            name, port = url.hostname, url.port or _PORTS.get(url.scheme, 443)
-        except ValueError:
-            return
-        if name is None or self._resolver is None:
-            return
-        addresses: tuple[str, ...] = (name,)
-        if not is_address(name):
-            _, _, addresses = await asking.resolve(self._resolver, name, "auto", None, asking.ASK_SECONDS / 3)
+        assert self._resolver is not None
+        addresses, port = await second_look.of_reference(reference, self._resolver)
         for address in [each for each in addresses if fits(asked.source, each)][:1]:
             await self._ask(asked, f"reference {mask_url(reference, all_values=True)}", address, port)
 

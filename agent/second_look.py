@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+import msgspec
+
 from agent.config.model import Target
 from agent.probers import asking
 from agent.probers.attempts import single
@@ -17,6 +19,8 @@ from agent.schedule import Measurement
 from agent.verdict import Look
 
 MOST_ADDRESSES = 3  # of one target
+
+_PORTS = {"http": 80, "https": 443, "dns": 53, "dns+tcp": 53}
 
 
 async def at_addresses(measurement: Measurement, resolver: Resolver, source: str | None) -> list[Look]:
@@ -50,6 +54,27 @@ async def by_measuring(measurement: Measurement) -> Look:
     """Makes one try of the measurement."""
     result = await single(measurement.prober).probe(time.monotonic() + asking.ASK_SECONDS)
     return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
+
+
+async def of_reference(reference: str, resolver: Resolver) -> tuple[tuple[str, ...], int]:
+    """The addresses and the port of a URL, or of a broker's `host:port`; no address when there is none."""
+    url = urlsplit(reference if "://" in reference else f"kafka://{reference}")
+    try:
+        name, port = url.hostname or "", url.port or _PORTS.get(url.scheme, 443)
+    except ValueError:
+        return (), 0
+    if not name or is_address(name):
+        return ((name,) if name else ()), port
+    _, _, addresses = await asking.resolve(resolver, name, "auto", None, asking.ASK_SECONDS / 3)
+    return addresses, port
+
+
+def put_down_to_the_path(measurement: Measurement) -> Measurement:
+    """The same failure, which is judged like silence."""
+    result = measurement.result
+    assert result.error is not None
+    error = msgspec.structs.replace(result.error, attribution="path")
+    return measurement._replace(result=msgspec.structs.replace(result, error=error))
 
 
 def host_of(target: Target) -> str:

@@ -72,12 +72,20 @@ class Evidence:
         self._signs: dict[str, float] = {}  # of loss: by target, the last one
 
     def note(
-        self, target: Target, result: Result, at: float, stall: float = 0.0, names: "Evidence | None" = None
+        self,
+        target: Target,
+        result: Result,
+        at: float,
+        stall: float = 0.0,
+        names: "Evidence | None" = None,
+        *,
+        hearsay: bool = False,
     ) -> None:
         """Takes a result in: whose address answered, how quickly, and which resolver named it.
 
         `stall`: the longest time, in seconds, that this device was seen to stand still meanwhile. `names`: the evidence
-        of the way by which the resolver was asked, if it is another.
+        of the way by which the resolver was asked, if it is another. `hearsay`: nobody looked whose answer it was, so
+        it proves nothing; but who refused lately ought to do so when he is asked.
         """
         peer, error = result.peer, result.error
         # What was silent in the end may have said something, but when?
@@ -89,7 +97,7 @@ class Evidence:
         took = result.phases_ms.wait if connect is None else connect
         if result.icmp is not None and result.icmp.rtt_ms is not None:
             took = result.icmp.rtt_ms.max  # the wait is that for all of them, which are sent one after the other
-        if self.heard(target.id, peer, took, at, stall) and connect is not None:
+        if (hearsay or self.heard(target.id, peer, took, at, stall)) and connect is not None:
             self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
         if result.attempts and not stall and _reach(peer.address) != "here":

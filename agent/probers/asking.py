@@ -9,7 +9,7 @@ import time
 
 from agent.device.source import leave_by
 from agent.probers.faults import failure_of
-from agent.probers.icmp_packet import RECVERR, unreachable
+from agent.probers.icmp_packet import RECVERR, Unreachable, unreachable
 from agent.probers.resolver import ResolveError, Resolver
 
 ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
@@ -26,7 +26,8 @@ _QUOTED = 512  # bytes that are read of an error, and of what it is about
 async def connect(address: str, port: int, seconds: float, source: str | None = None) -> tuple[float, str | None]:
     """Connects to a numeric address and hangs up at once: milliseconds, and the error's code, `ANSWERS` among them.
 
-    `source`: see `Target`. A refusal that is this device's own, that of its firewall, is `local_network`.
+    `source`: see `Target`. A refusal that is this device's own, that of its firewall, is `local_network`; that of
+    another one on the way, be it "port unreachable" (nftables' `reject`), is `connect_unreachable`.
     """
     begun = time.monotonic()
     code: str | None = None
@@ -37,12 +38,16 @@ async def connect(address: str, port: int, seconds: float, source: str | None = 
                 leave_by(asking, source)
             asking.setsockopt(*RECVERR[family], 1)
             number = _at_once(asking, address, port)
-            if number and _is_from_here(asking, address, port, number, source):
-                return _ms(begun), "local_network"
-            if number == errno.EINPROGRESS:
+            at_once = number != errno.EINPROGRESS
+            if not at_once:
                 async with asyncio.timeout(seconds):
                     number = await _connected(asking)
             if number:
+                told = _told(asking)
+                if at_once and _is_from_here(asking, told, address, port, number, source):
+                    return _ms(begun), "local_network"
+                if number == errno.ECONNREFUSED and told is not None and _is_another(asking, told.by, address):
+                    number = errno.EHOSTUNREACH
                 raise OSError(number, os.strerror(number))
     except TimeoutError:
         code = "connect_timeout"
@@ -57,23 +62,36 @@ def _at_once(asking: socket.socket, address: str, port: int) -> int:
     return (number == errno.EINPROGRESS and asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) or number
 
 
-def _is_from_here(asking: socket.socket, address: str, port: int, number: int, source: str | None) -> bool:
+def _told(asking: socket.socket) -> Unreachable | None:
+    """Who said by ICMP that it does not arrive, if somebody did."""
+    try:
+        _, ancillary, _, _ = asking.recvmsg(_QUOTED, _QUOTED, socket.MSG_ERRQUEUE)
+    except OSError:
+        return None
+    return unreachable(ancillary)
+
+
+def _is_another(asking: socket.socket, by: str, address: str) -> bool:
+    """Neither who was asked nor this device."""
+    return ipaddress.ip_address(by) not in {
+        ipaddress.ip_address(each.partition("%")[0]) for each in (address, asking.getsockname()[0])
+    }
+
+
+def _is_from_here(
+    asking: socket.socket, told: Unreachable | None, address: str, port: int, number: int, source: str | None
+) -> bool:
     """Whether an error that came at once is this device's own word: its firewall sends ICMP by its own address, or
     resets. A reset from the Internet may have come in time; but no two more, which one hop is not enough for. One from
     near by, where the other side may be on the same machine, is taken for the target's.
     """
-    if number == errno.EINPROGRESS:
-        return False
     here = asking.getsockname()[0]
     if here == address or ipaddress.ip_address(address).is_loopback:
         return False
-    try:
-        _, ancillary, _, _ = asking.recvmsg(_QUOTED, _QUOTED, socket.MSG_ERRQUEUE)
-    except OSError:
+    if told is None:
         far = number == errno.ECONNREFUSED and ipaddress.ip_address(address).is_global
         return far and all(_resets_at_once(address, port, source) for _ in range(2))
-    told = unreachable(ancillary)
-    return told is not None and told.by == here and not told.of_a_neighbour
+    return told.by == here and not told.of_a_neighbour
 
 
 def _resets_at_once(address: str, port: int, source: str | None) -> bool:

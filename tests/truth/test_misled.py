@@ -49,15 +49,30 @@ def test_what_this_device_refuses_itself_is_no_witness_of_the_way_out(world, tmp
     assert not blamed(records, "well")
 
 
-def test_a_gateway_that_rejects(world, tmp_path):
-    """The router's firewall says by ICMP, in its own name, that it lets nothing pass: no site is blamed for that."""
+@pytest.mark.parametrize("how", ["reject", "reject with icmpx admin-prohibited"])
+def test_a_gateway_that_rejects(world, tmp_path, how):
+    """The router's firewall says by ICMP, in its own name, that it lets nothing pass: no site is blamed for that, also
+    where others had refused before, and seem to refuse still."""
     targets = "".join(f"  - {{id: well{n}, url: 'http://11.7.1.{n}/', timeout: 500ms}}\n" for n in range(1, 6))
+    targets += "".join(f"  - {{id: closed{n}, url: 'http://11.7.1.{n}:82/', timeout: 500ms}}\n" for n in range(1, 6))
     agent = Agent(world, tmp_path / "device", targets)
     time.sleep(3.0)
-    firewall(world.router, "forward", "iifname lan0 reject with icmpx admin-prohibited")
+    firewall(world.router, "forward", f"iifname lan0 {how}")
     time.sleep(5.0)
     records = agent.stop()
     assert not blamed(records, "well")
+    assert ("closed1", "down", "connect_refused", "target") in told(records)
+
+
+def test_one_that_is_rejected_by_somebody_on_the_way(world, tmp_path):
+    """While others answer it is down all the same, and nobody says that it was the target who refused."""
+    firewall(world.router, "forward", "ip daddr 11.7.1.1 reject")
+    targets = "".join(f"  - {{id: well{n}, url: 'http://11.7.1.{n}/', timeout: 500ms}}\n" for n in range(2, 6))
+    agent = Agent(world, tmp_path / "device", "  - {id: shut, url: 'http://11.7.1.1/', timeout: 500ms}\n" + targets)
+    time.sleep(6.0)
+    records = agent.stop()
+    assert ("shut", "down", "connect_refused", "path") in told(records)
+    assert ("shut", "down", "connect_refused", "target") not in told(records)
 
 
 def test_references_of_a_family_that_this_device_has_not(world, tmp_path):
