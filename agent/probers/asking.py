@@ -1,6 +1,7 @@
 """Asking once more: small questions that cost their target a handshake, for what a failure cannot tell by itself."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import os
@@ -40,8 +41,10 @@ async def connect(address: str, port: int, seconds: float, source: str | None = 
             number = _at_once(asking, address, port)
             at_once = number != errno.EINPROGRESS
             if not at_once:
-                async with asyncio.timeout(seconds):
-                    number = await _connected(asking)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await _connected(asking)
+                number = _outcome(asking)
             if number:
                 told = _told(asking)
                 if at_once and _is_from_here(asking, told, address, port, number, source):
@@ -103,8 +106,8 @@ def _resets_at_once(address: str, port: int, source: str | None) -> bool:
         return _at_once(asking, address, port) == errno.ECONNREFUSED
 
 
-async def _connected(asking: socket.socket) -> int:
-    """Until it is, or not: errno."""
+async def _connected(asking: socket.socket) -> None:
+    """Until it is, or failed."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     loop.add_writer(asking, _end, ended)
@@ -112,7 +115,17 @@ async def _connected(asking: socket.socket) -> int:
         await ended
     finally:
         loop.remove_writer(asking)
-    return asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def _outcome(asking: socket.socket) -> int:
+    """errno. It is looked at, and not who was faster, as the loop may have stood still over what came in time."""
+    if number := asking.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        return number
+    try:
+        asking.getpeername()
+    except OSError:
+        return errno.ETIMEDOUT
+    return 0
 
 
 def _end(waiting: asyncio.Future[None]) -> None:

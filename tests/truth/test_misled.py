@@ -1,12 +1,14 @@
 """What may mislead the agent on a device: each has blamed a site that was well, or excused one that was not."""
 
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
 
-from tests.truth.world import Agent, World, missing
+from tests.truth.world import ROOT, Agent, World, missing
 
 
 @pytest.fixture
@@ -123,6 +125,29 @@ def test_a_device_without_ipv4(world, tmp_path):
     time.sleep(8.0)
     records = agent.stop()
     assert not [each for each in records if each.get("event") == "uplink_lost"]
+
+
+STALLED = """
+import asyncio, sys, time, uvloop
+from agent.probers import asking
+
+async def look():
+    asyncio.get_running_loop().call_soon(time.sleep, 2.0)
+    return await asking.connect("11.7.1.1", 80, 1.5)
+
+for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+    with asyncio.Runner(loop_factory=factory) as runner:
+        print(runner.run(look())[1])
+"""
+
+
+def test_a_stall_during_a_second_look(world):
+    """A connection that was there long before its deadline is not silence because the loop stood still over it."""
+    world.carrier.delay = 0.1
+    asked = world.device.enter(sys.executable, "-c", STALLED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.stdout.split() == ["None", "None"], done.stderr
 
 
 def test_silence_and_descriptors_that_come_back(world, tmp_path):
