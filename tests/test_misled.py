@@ -249,3 +249,22 @@ async def test_a_target_that_leaves_while_others_are_asked_for_it(caplog):
     known.keep_only(())
     measurement = Measurement(made, prober_of(made, Resolver()), boottime(), boottime(), 0.0, failed)
     assert await known.look(measurement, Resolver()) == (False, ())
+
+
+async def test_a_name_is_judged_by_the_resolver_that_is_measured_with(everything_is_far):
+    """A target's own resolver says that there is no such name, and finds others: what another one says is no excuse."""
+    async with dns_server(zone(b__example=["10.0.0.1"])) as own, dns_server(zone(a__example=["10.0.0.2"])) as other:
+        device, by = Device(Resolver()), f"127.0.0.1:{own.port}"
+        a, b = target("a", "http://a.example/", resolver=by), target("b", "http://b.example/", resolver=by)
+        c = target("c", "http://c.example/", resolver=f"127.0.0.1:{other.port}")
+        device.configure(a, b, c)
+        device.take(b, Result(5.0, Phases(connect=5.0), peer=FAR, resolver="127.0.0.1"))
+        device.take(c, Result(5.0, Phases(connect=5.0), peer=FAR, resolver="127.0.0.1"))
+        gone = Error("resolve", "dns_nxdomain", "target", "no such name")
+        device.take(a, Result(5.0, Phases(resolve=5.0), gone, resolver="127.0.0.1"))
+        device.take(b, Result(5.0, Phases(connect=5.0), peer=FAR, resolver="127.0.0.1"))
+        await device.until_all_are_settled()
+        device.inquiry.end()
+        await asyncio.sleep(0.01)
+    assert ("a", "down", 0.0) in device.settled
+    assert "a.example" not in {question.name for question in other.questions}
