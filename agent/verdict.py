@@ -34,6 +34,7 @@ FEW = 3  # witnesses; of as many or fewer one sign of loss is enough, else two: 
 
 _REFUSED_HERE = "that was this device's own word, which lets nothing out to there"
 _NOT_ASKED = "this device had not what it takes to ask once more"
+_SOURCE_ASTRAY = "what leaves by a source does not come to an address of loopback"
 _INTERCEPTED = "others far from it are answered for by the same certificate, or issuer, which is none of theirs"
 _NO_NAME = frozenset({"dns_nxdomain", "dns_no_address"})
 
@@ -324,7 +325,8 @@ def judge(
         return Ruling("unknown", Error(error.phase, "clock_unsynchronized", "local", told[:LONGEST_MESSAGE]))
     if error.attribution == "path":
         if result.peer is not None and _reach(result.peer.address) == "here":
-            return Ruling("down", _attributed(error, "target"))
+            here = Ruling("down", _attributed(error, "target"))
+            return here if target.source is None else _local(error, _SOURCE_ASTRAY)
         return None
     if error.attribution == "resolver" or error.code == "local_network":
         return None

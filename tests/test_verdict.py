@@ -357,3 +357,12 @@ def test_a_slow_answer_while_this_device_stood_still_is_no_sign_of_loss():
         evidence.note(OTHER, answer(connect=1100.0), AT - 0.2, stall)
         evidence.note(target("third"), answer(), AT + 0.1)
         assert status(silence(), evidence, over=True) == said
+
+
+@pytest.mark.parametrize(("source", "expected"), [(None, ("down", "target")), ("eth0", ("unknown", "local"))])
+def test_silence_on_loopback(source, expected):
+    """This device's own is silent itself; but by a source it cannot be reached, and others answering prove nothing."""
+    evidence, peer = heard((OTHER, answer(), -1.0), (OTHER, answer(), 0.1)), Peer("127.0.0.1", 80, "ipv4")
+    here = msgspec.structs.replace(HERE, source=source)
+    ruling = judge(here, silence(peer), AT, evidence, Found(), clock_synchronized=True)
+    assert (ruling.status, ruling.error.attribution) == expected
