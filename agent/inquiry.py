@@ -14,7 +14,7 @@ import logging
 import math
 import random
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -23,12 +23,11 @@ from agent.certificates import Certificates
 from agent.config.masking import mask_url
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
-from agent.device.source import fits
 from agent.device.uplink import Way, Ways
 from agent.naming import Naming
 from agent.probers import asking
 from agent.probers.resolver import Resolver, asked_from, is_address
-from agent.probers.result import Peer, Result
+from agent.probers.result import Family, Peer, Result
 from agent.schedule import Measurement
 from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Named, Ruling, Seen, judge, rule, vouches
 
@@ -501,10 +500,11 @@ class Inquiry:
             witnesses.update(_chosen(each for each in able if address is None or vouches(each[1].address, address)))
         for case in cases:
             case.asked = asked
+        families = {case.peer.family for case in cases if case.peer is not None}
         references = [*self._references, *self._brokers[: 0 if len(witnesses) > 1 else 2]]
         await asyncio.gather(
             *(self._ask(asked, key, peer.address, peer.port or 0) for key, peer in witnesses.items()),
-            *(self._ask_reference(asked, each) for each in references),
+            *(self._ask_reference(asked, each, families) for each in references),
         )
 
     async def _ask(self, asked: _Asked, key: str, address: str, port: int) -> None:
@@ -545,11 +545,11 @@ class Inquiry:
             if case in self._held:
                 case.look = self._begin(self._second_look(case, next(iter(found), None)))
 
-    async def _ask_reference(self, asked: _Asked, reference: str) -> None:
+    async def _ask_reference(self, asked: _Asked, reference: str, families: Collection[Family]) -> None:
         assert self._resolver is not None
-        addresses, port = await second_look.of_reference(reference, self._resolver)
-        for address in [each for each in addresses if fits(asked.source, each)][:1]:
-            await self._ask(asked, f"reference {mask_url(reference, all_values=True)}", address, port)
+        addresses, port = await second_look.of_reference(reference, self._resolver, families, asked.source)
+        key = f"reference {mask_url(reference, all_values=True)}"
+        await asyncio.gather(*(self._ask(asked, key, address, port) for address in addresses))
 
 
 def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Target]:

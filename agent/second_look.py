@@ -6,15 +6,17 @@ is in what it returns.
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from urllib.parse import urlsplit
 
 import msgspec
 
 from agent.config.model import Target
+from agent.device.source import fits
 from agent.probers import asking
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
+from agent.probers.result import Family
 from agent.schedule import Measurement
 from agent.verdict import Look
 
@@ -56,17 +58,25 @@ async def by_measuring(measurement: Measurement) -> Look:
     return Look("measure", result.duration_ms, error=None if result.error is None else result.error.code)
 
 
-async def of_reference(reference: str, resolver: Resolver) -> tuple[tuple[str, ...], int]:
-    """The addresses and the port of a URL, or of a broker's `host:port`; no address when there is none."""
+async def of_reference(
+    reference: str, resolver: Resolver, families: Collection[Family], source: str | None
+) -> tuple[list[str], int]:
+    """Of a URL, or of a broker's `host:port`: an address of each of these families, if it has one, or else its first
+    that can be asked from the source; and the port.
+    """
     url = urlsplit(reference if "://" in reference else f"kafka://{reference}")
     try:
         name, port = url.hostname or "", url.port or _PORTS.get(url.scheme, 443)
     except ValueError:
-        return (), 0
-    if not name or is_address(name):
-        return ((name,) if name else ()), port
-    _, _, addresses = await asking.resolve(resolver, name, "auto", None, asking.ASK_SECONDS / 3)
-    return addresses, port
+        return [], 0
+    if not name:
+        return [], port
+    addresses: tuple[str, ...] = (name,)
+    if not is_address(name):
+        _, _, addresses = await asking.resolve(resolver, name, "auto", None, asking.ASK_SECONDS / 3)
+    able = [each for each in addresses if fits(source, each)]
+    first = {"ipv6" if ":" in each else "ipv4": each for each in reversed(able)}
+    return [first[family] for family in sorted(families) if family in first] or able[:1], port
 
 
 def put_down_to_the_path(measurement: Measurement) -> Measurement:

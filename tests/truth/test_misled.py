@@ -165,3 +165,13 @@ def test_silence_and_descriptors_that_come_back(world, tmp_path):
         time.sleep(1.5)
     records = agent.stop()
     assert not blamed(records, "well")
+
+
+def test_a_reference_of_both_families(world, tmp_path):
+    """A reference by a name that has addresses of both families vouches for both."""
+    more = "uplink: {references: ['http://n2.example/']}"
+    dead = "  - {id: dead, url: 'http://11.7.9.9/', timeout: 500ms}\n"
+    agent = Agent(world, tmp_path / "device", dead, more=more)
+    time.sleep(5.0)
+    records = agent.stop()
+    assert blamed(records, "dead")
