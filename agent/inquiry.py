@@ -198,6 +198,7 @@ class Inquiry:
         case = _Case(measurement, at, clock, found)
         if case.peer is not None:
             began = measurement.started + result.earlier_ms / 1000
+            case.found.large = self._evidence[case.source].asks_for_large(target.id, result, at)
             case.found.before = self._evidence[case.source].other(target.id, case.peer, began, at)
         self._held[case] = None
         self._queues.setdefault(target.id, deque()).append(case)
@@ -284,8 +285,8 @@ class Inquiry:
         if found.intercepted is None:
             found.intercepted = self._certificates.known(measurement, now)
         if found.after is None and case.peer is not None:
-            until = case.at + PROOF_SECONDS
-            found.after = evidence.other(measurement.target.id, case.peer, case.at, until)
+            until, large = case.at + (HOLD_SECONDS if found.large else PROOF_SECONDS), found.large
+            found.after = evidence.other(measurement.target.id, case.peer, case.at, until, large=large)
         if case.way is None and (found.over or now >= case.at + PATIENCE_SECONDS):
             self._look_at_way(case, now)
         if case.asked is not None and case.asked.nobody:
@@ -488,7 +489,7 @@ class Inquiry:
                 if other is not evidence:
                     yield from other.witnesses(silent, now)
 
-        witnesses: dict[str, Peer] = {}
+        witnesses: dict[str, tuple[Peer, Target | None]] = {}  # with the target where it is to be measured
         kinds = dict(itertools.islice({_kind(case): case for case in cases}.items(), MOST_KINDS))
         cases = [case for case in cases if _kind(case) in kinds]  # the others have their turn when these are asked for
         for kind in kinds.values():
@@ -496,21 +497,30 @@ class Inquiry:
                 alike = [case for case in cases if _kind(case) == _kind(kind)]
                 self._begin(self._ask_for_names(alike, asked, _chosen(_named(everywhere(), kind.measurement.target))))
             address = None if kind.peer is None else kind.peer.address
-            able = ((target.id, result.peer) for target, result in known if result.peer is not None)
-            witnesses.update(_chosen(each for each in able if address is None or vouches(each[1].address, address)))
+            able = ((target, result.peer) for target, result in known if result.peer is not None)
+            able = ((target, peer) for target, peer in able if address is None or vouches(peer.address, address))
+            if kind.found.large:
+                large = (each for each in able if each[0].url.startswith("https:") and each[1].address != address)
+                witnesses.update({target.id: (peer, target) for target, peer in _chosen(large)})
+            else:
+                witnesses = {target.id: (peer, None) for target, peer in _chosen(able)} | witnesses
         for case in cases:
             case.asked = asked
         families = {case.peer.family for case in cases if case.peer is not None}
         references = [*self._references, *self._brokers[: 0 if len(witnesses) > 1 else 2]]
         await asyncio.gather(
-            *(self._ask(asked, key, peer.address, peer.port or 0) for key, peer in witnesses.items()),
+            *(self._ask(asked, key, peer.address, peer.port or 0, of) for key, (peer, of) in witnesses.items()),
             *(self._ask_reference(asked, each, families) for each in references),
         )
 
-    async def _ask(self, asked: _Asked, key: str, address: str, port: int) -> None:
+    async def _ask(self, asked: _Asked, key: str, address: str, port: int, measured: Target | None = None) -> None:
         asked.asked += 1
-        begun = boottime()
-        ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
+        begun, large = boottime(), False
+        if measured is None:
+            ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
+        else:
+            assert self._resolver is not None
+            ms, error, large = await second_look.by_certificate(measured, address, self._resolver)
         if error in ("local_network", "local_resource"):
             asked.asked -= 1  # this device could not; who can be asked tells
             return
@@ -523,7 +533,7 @@ class Inquiry:
         now = boottime()
         stall = math.inf if self._stood_still >= begun else 0.0
         peer = Peer(address, port, "ipv6" if ":" in address else "ipv4")
-        self._evidence[asked.source].heard(key, peer, ms, now, stall)
+        self._evidence[asked.source].heard(key, peer, ms, now, stall, large=large)
         self.settle(now)
 
     async def _ask_for_names(self, cases: list[_Case], asked: _Asked, targets: list[Target]) -> None:
@@ -583,4 +593,4 @@ def _kind(case: _Case) -> tuple[object, ...]:
     target, peer = case.measurement.target, case.peer
     if case.resolver_is_blamed or peer is None:
         return target.resolver, None
-    return peer.family, vouches(peer.address, "9.9.9.9" if peer.family == "ipv4" else "2620:fe::9")
+    return case.found.large, peer.family, vouches(peer.address, "9.9.9.9" if peer.family == "ipv4" else "2620:fe::9")

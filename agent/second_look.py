@@ -13,7 +13,7 @@ import msgspec
 
 from agent.config.model import Target
 from agent.device.source import fits
-from agent.probers import asking
+from agent.probers import asking, prober_of
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
 from agent.probers.result import Family
@@ -85,6 +85,20 @@ def put_down_to_the_path(measurement: Measurement) -> Measurement:
     assert result.error is not None
     error = msgspec.structs.replace(result.error, attribution="path")
     return measurement._replace(result=msgspec.structs.replace(result, error=error))
+
+
+async def by_certificate(target: Target, address: str, resolver: Resolver) -> tuple[float, str | None, bool]:
+    """Measures another target with as little as may be: milliseconds to connect, the error's code if it did not, and
+    whether a certificate came.
+    """
+    there = msgspec.structs.replace(target, connect_to=address, method="HEAD", body=None, redirects=0)
+    result = await single(prober_of(there, resolver)).probe(time.monotonic() + asking.ASK_SECONDS)
+    connect, error = result.phases_ms.connect, result.error
+    failed = error is not None and (connect is None or error.phase == "connect")
+    code = None if error is None or not failed else "local_network" if error.attribution == "local" else error.code
+    # Whose word a refusal is nobody looked.
+    code = "connect_timeout" if code in asking.ANSWERS and failed else code
+    return connect or result.duration_ms, code, result.tls is not None
 
 
 def host_of(target: Target) -> str:

@@ -66,6 +66,8 @@ class Evidence:
 
     def __init__(self) -> None:
         self._quick = {(reach, family): _Sightings() for reach in ("near", "far") for family in ("ipv4", "ipv6")}
+        # By address, of whom a certificate came: packets as large as there are, where a line may lose just those.
+        self._large = {kind: _Sightings() for kind in self._quick}
         self._heard: dict[Reach, float] = {}  # the last answer from there, however slow
         self._named: dict[str | None, _Sightings] = {}  # by the `resolver` option; None is the host's own
         # Both in the order of their times, so that the last seconds of many targets are found without all the others.
@@ -98,7 +100,11 @@ class Evidence:
         took = result.phases_ms.wait if connect is None else connect
         if result.icmp is not None and result.icmp.rtt_ms is not None:
             took = result.icmp.rtt_ms.max  # the wait is that for all of them, which are sent one after the other
-        if (hearsay or self.heard(target.id, peer, took, at, stall)) and connect is not None:
+        large = result.tls is not None
+        proves = (
+            _reach(peer.address) != "here" if hearsay else self.heard(target.id, peer, took, at, stall, large=large)
+        )
+        if proves and connect is not None:
             self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
         if result.attempts and not stall and _reach(peer.address) != "here":
@@ -106,8 +112,11 @@ class Evidence:
             if silent:
                 self.lost(target.id, at)
 
-    def heard(self, key: str, peer: Peer, took_ms: float | None, at: float, stall: float = 0.0) -> bool:
+    def heard(
+        self, key: str, peer: Peer, took_ms: float | None, at: float, stall: float = 0.0, *, large: bool = False
+    ) -> bool:
         """An address answered, after so long (to connect, if it was by TCP); `key`: the target's id, or whose it is.
+        `large`: by a certificate, too.
 
         Whether it is an answer that proves something.
         """
@@ -115,6 +124,8 @@ class Evidence:
         if reach == "here":
             return False
         self._heard[reach] = at
+        if large:
+            self._large[reach, peer.family].saw(peer.address, at)
         if took_ms is None or took_ms < SLOW_MS:
             self._quick[reach, peer.family].saw(key, at)
             return True
@@ -141,12 +152,26 @@ class Evidence:
         known = self._witnesses.get(target_id)
         return 0.0 if known is None else known[2]
 
-    def other(self, target_id: str, peer: Peer, since: float, until: float = math.inf) -> str | None:
-        """Who else, as far away as this or farther, answered quickly between: see `vouches`."""
+    def other(
+        self, target_id: str, peer: Peer, since: float, until: float = math.inf, *, large: bool = False
+    ) -> str | None:
+        """Who else, as far away as this or farther, answered quickly between: see `vouches`. `large`: the address of
+        another one that sent a certificate.
+        """
+        kinds, key = (self._large, peer.address) if large else (self._quick, target_id)
         for reach in ("far",) if _reach(peer.address) == "far" else ("near", "far"):
-            if (key := self._quick[reach, peer.family].other_than(target_id, since, until)) is not None:
-                return key
+            if (found := kinds[reach, peer.family].other_than(key, since, until)) is not None:
+                return found
         return None
+
+    def asks_for_large(self, target_id: str, result: Result, at: float) -> bool:
+        """Whether what is silent may be so for the size of its answer, and others' certificates can tell. It took a
+        connection, and no more came of it than small packets.
+        """
+        if result.error is None or result.peer is None or result.phases_ms.connect is None or result.tls is not None:
+            return False
+        silent = result.error.attribution == "path" and result.error.phase in ("tls", "wait", "receive")
+        return silent and self.other(target_id, result.peer, at - REMEMBERED_SECONDS, at, large=True) is not None
 
     def finds_names(self, target: Target, now: float) -> bool:
         """Whether this target's resolver found an address for another one lately."""
@@ -214,10 +239,10 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Of this device's way there: `route`; the `interface`, whether its `link` is up and has a carrier, and whether that
     changed since the measurement began; the `gateway`, and whether it answers to the question for its hardware address.
-    Of others, when the measurement had ended: the id of an `other` target that answered; how many addresses were
-    `asked`, and `answered`; for how many other names its resolver was asked (`names_asked`), and found an address
-    (`names_found`); how many other names, which had kept their addresses, were asked for (`names_compared`), and have
-    one of these still (`names_kept`); `loss`: some had to be asked twice lately.
+    Of others, when the measurement had ended: the id of an `other` target that answered, or its address; how many
+    addresses were `asked`, and `answered`; for how many other names its resolver was asked (`names_asked`), and found
+    an address (`names_found`); how many other names, which had kept their addresses, were asked for (`names_compared`),
+    and have one of these still (`names_kept`); `loss`: some had to be asked twice lately.
     `waited_ms` went by between the measurement's end and its verdict.
     """
 
@@ -296,16 +321,18 @@ class Found(msgspec.Struct):
     """What an inquiry knows of one failure so far.
 
     `own`: the second look at the target, whose first question is the one that had failed; None while it is under way.
-    `before`, `after`: who else answered while it was measured, and soon after. `names`: whether the resolver finds most
-    of the other names that it is asked for; None while it is not known. `named`: what is to be thought of the address.
-    `refused_here`: whether it was this device itself that refused the connection. `intercepted`: whether others far
-    from it are answered for by the same certificate, which is none of theirs. These three are None while it is not
-    known. `barred`: why nothing could come through, on this device's side. `over`: it has to be judged now.
+    `before`, `after`: who else answered while it was measured, and soon after; with `large` only he counts then who
+    sent as much as a certificate. `names`: whether the resolver finds most of the other names that it is asked for;
+    None while it is not known. `named`: what is to be thought of the address. `refused_here`: whether it was this
+    device itself that refused the connection. `intercepted`: whether others far from it are answered for by the same
+    certificate, which is none of theirs. These three are None while it is not known. `barred`: why nothing could come
+    through, on this device's side. `over`: it has to be judged now.
     """
 
     own: tuple[Look, ...] | None = ()
     before: str | None = None
     after: str | None = None
+    large: bool = False
     names: bool | None = None
     named: Named | None = Named()
     refused_here: bool | None = False
@@ -387,7 +414,7 @@ def _rule_on_silence(target: Target, result: Result, at: float, evidence: Eviden
         return unknown
     if found.after is not None and (own or found.before is not None):
         return Ruling("down", error)
-    if answers and not result.resent and own[0].ms < SLOW_MS:
+    if answers and not result.resent and not found.large and own[0].ms < SLOW_MS:
         # Its network takes connections, and took the request: what is silent is the target.
         return Ruling("down", error)
     return unknown if found.over else None

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from tests.probers import certificates
 from tests.truth.world import ROOT, Agent, World, missing
 
 
@@ -15,6 +16,7 @@ from tests.truth.world import ROOT, Agent, World, missing
 def world():
     if why := missing():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+    certificates.trusted()  # is made once, and not by two threads at once
     made = World()
     yield made
     made.close()
@@ -175,3 +177,44 @@ def test_a_reference_of_both_families(world, tmp_path):
     time.sleep(5.0)
     records = agent.stop()
     assert blamed(records, "dead")
+
+
+def test_a_line_that_loses_what_is_large(world, tmp_path, monkeypatch):
+    """The line takes small packets only and says nothing (a black hole of path MTU): no site is blamed for that."""
+    targets = "".join(
+        f"  - {{id: well{n}, url: 'https://n{n}.example/', ip: 4, timeout: 800ms, tls: {{ca: '{tmp_path}/ca.pem'}}}}\n"
+        for n in (36, 37, 38)
+    )
+    targets += "".join(f"  - {{id: plain{n}, url: 'http://11.7.1.{n}/', timeout: 500ms}}\n" for n in range(1, 3))
+    (tmp_path / "ca.pem").write_text(certificates.trusted())
+    read, lost = os.read, [False]
+
+    def carry(end, size):
+        packet = read(end, size)
+        if lost[0] and size == 65536 and len(packet) > 700:
+            raise BlockingIOError
+        return packet
+
+    monkeypatch.setattr("tests.truth.world.os.read", carry)
+    agent = Agent(world, tmp_path / "device", targets)
+    time.sleep(4.0)
+    lost[0] = True
+    time.sleep(6.0)
+    records = agent.stop()
+    assert not blamed(records, "well")
+    assert ("well36", "unknown", "tls_timeout", "unknown") in told(records)
+
+
+def test_a_site_that_does_not_shake_hands(world, tmp_path):
+    """It takes connections only, while another one of TLS is well, which is measured rarely: it is asked, and it is
+    the site's."""
+    (tmp_path / "ca.pem").write_text(certificates.trusted())
+    tls = f"tls: {{ca: '{tmp_path}/ca.pem'}}"
+    targets = f"  - {{id: well, url: 'https://n36.example/', ip: 4, interval: 5s, {tls}}}\n"
+    targets += "  - {id: hung, url: 'https://11.7.1.7:81/', timeout: 500ms}\n"
+    agent = Agent(world, tmp_path / "device", targets)
+    time.sleep(11.0)
+    records = agent.stop()
+    assert ("hung", "down", "tls_timeout", "path") in told(records)
+    last = next(each for each in reversed(records) if each.get("status") == "down")
+    assert last["evidence"]["other"] == "11.7.1.36"
