@@ -3,6 +3,7 @@
 By files and by sockets of the families that are measured with: the service's sandbox allows no netlink.
 """
 
+import array
 import errno
 import fcntl
 import ipaddress
@@ -24,7 +25,9 @@ LOOK_SECONDS = 0.05  # between two looks at the links
 MOST_CHANGES = 64  # of links that are remembered
 LARGEST_TABLE = 1 << 20  # bytes read of a table of the kernel
 
-_SIOCGIFFLAGS = 0x8913  # netdevice(7)
+_SIOCGIFCONF, _SIOCGIFFLAGS = 0x8912, 0x8913  # netdevice(7)
+_IFREQ = struct.calcsize("16sLLHBBB0L")  # a name, and the longest of what may follow it
+_MOST_ADDRESSES = 1024  # of this device, by IPv4
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 _RTF_GATEWAY, _RTF_REJECT = 0x2, 0x200  # <linux/route.h>
 _ATF_COM = 0x2  # <linux/if_arp.h>: the neighbour has answered
@@ -69,19 +72,24 @@ class Way(msgspec.Struct, frozen=True):
 
 
 def has_route(address: str, source: str | None = None) -> bool | None:
-    """Asks this device's routing table: connecting a datagram socket sends nothing. None: it cannot be asked now.
+    """Asks this device's routing table. None: it cannot be asked now.
 
     `source`: the address or the interface from which there would have to be one.
     """
+    return _leaves(address, source)[0]
+
+
+def _leaves(address: str, source: str | None) -> tuple[bool | None, str]:
+    """Whether there is a route, and the address of this device that it leaves from; nothing is sent for that."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as asking:
             if source is not None:
                 leave_by(asking, source)
             asking.connect((address, 9))
+            return True, asking.getsockname()[0]
     except OSError as error:
-        return False if error.errno in _NO_ROUTE else None
-    return True
+        return (False if error.errno in _NO_ROUTE else None), ""
 
 
 class Ways:
@@ -91,21 +99,30 @@ class Ways:
         self._read = self._looked = -math.inf
         self._routes: list[_Route] = []
         self._neighbours: dict[tuple[str, str], bool] = {}
+        self._own: dict[str, set[str]] = {}
         self._counts: dict[str, str] = {}
         self._changes: deque[tuple[str, float]] = deque(maxlen=MOST_CHANGES)
 
     def to(self, address: str, now: float, source: str | None = None) -> Way:
         """The way there; tens of microseconds. `source`: the address or the interface from which it is looked for.
 
-        By which interface an address leaves is up to the rules of policy routing, which are not looked at.
+        Which interface the kernel takes is told by the address that it leaves from: rules of policy routing, and routes
+        that are left out while their link is down, are not in the tables. Where the tables have no route by that
+        interface, nothing is told of it.
         """
         if now - self._read > TABLES_SECONDS:
-            self._routes, self._neighbours, self._read = _routes(), _neighbours(), now
-        route = has_route(address, source)
+            self._routes, self._neighbours, self._own, self._read = _routes(), _neighbours(), _own_addresses(), now
+        route, leaves_from = _leaves(address, source)
         if source is not None and is_address(source):
             return Way(route)
-        routes = self._routes if source is None else [each for each in self._routes if each.interface == source]
-        through = _through(address, routes)
+        if source is not None:
+            interfaces = {source}
+        elif _is_here(address, leaves_from, self._own):
+            return Way(route, "lo", _link("lo"))
+        else:
+            own, _, scope = leaves_from.partition("%")
+            interfaces = {scope} if scope else self._own.get(own, set())
+        through = _through(address, [each for each in self._routes if each.interface in interfaces])
         interface, gateway = (source, None) if through is None else (through.interface, through.gateway)
         if interface is None:
             return Way(route)
@@ -151,7 +168,7 @@ def _carrier_changes(before: dict[str, str]) -> dict[str, str]:
 
 
 def _through(address: str, routes: list[_Route]) -> _Route | None:
-    """The most specific route; policy routing is not looked at."""
+    """The most specific route."""
     wanted = ipaddress.ip_address(address.partition("%")[0])
     fitting = [route for route in routes if wanted in route.network]
     return min(fitting, key=lambda route: (-route.network.prefixlen, route.metric), default=None)
@@ -183,6 +200,39 @@ def _six(row: str) -> _Route | None:
     network = ipaddress.IPv6Network((int(to, 16), int(length, 16)))
     by = str(ipaddress.IPv6Address(int(gateway, 16))) if int(flags, 16) & _RTF_GATEWAY else None
     return _Route(network, interface, by, int(metric, 16))
+
+
+def _is_here(address: str, leaves_from: str, own: dict[str, set[str]]) -> bool:
+    """Whether it is an address of this device."""
+    return address in own or address == leaves_from or ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _own_addresses() -> dict[str, set[str]]:
+    """The interfaces that have each address of this device."""
+    found: dict[str, set[str]] = {}
+    for address, interface in (*_own_four(), *_rows("/proc/net/if_inet6", _own_six)):
+        found.setdefault(address, set()).add(interface)
+    return found
+
+
+def _own_four() -> Iterator[tuple[str, str]]:
+    room = array.array("B", bytes(_MOST_ADDRESSES * _IFREQ))
+    where, _ = room.buffer_info()
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            told = fcntl.ioctl(asking, _SIOCGIFCONF, struct.pack("iP", len(room), where))
+    except OSError:
+        return
+    for at in range(0, struct.unpack_from("i", told)[0], _IFREQ):
+        label, packed = struct.unpack_from("16s4x4s", room, at)  # before the address its family and a port
+        # An interface's further addresses may have labels of their own: eth0:1.
+        yield socket.inet_ntoa(packed), label.partition(b"\0")[0].decode(errors="replace").partition(":")[0]
+
+
+def _own_six(row: str) -> tuple[str, str]:
+    """Of /proc/net/if_inet6."""
+    address, _, _, _, _, interface = row.split()
+    return str(ipaddress.IPv6Address(int(address, 16))), interface
 
 
 def _neighbours() -> dict[tuple[str, str], bool]:
