@@ -55,8 +55,8 @@ class _Route(NamedTuple):
 class Way(msgspec.Struct, frozen=True):
     """The way to one address; None is what could not be told.
 
-    `link`: whether the interface is up and has a carrier. `gateway_answers`: whether the gateway, or the address itself
-    where there is none, has answered to the question for its hardware address (IPv4 only).
+    `link`: whether the interface is up and has a carrier. `gateway_answers`: whether the gateway has answered to the
+    question for its hardware address (IPv4 only); None also where there is no gateway.
     """
 
     route: bool | None = None
@@ -126,7 +126,7 @@ class Ways:
         interface, gateway = (source, None) if through is None else (through.interface, through.gateway)
         if interface is None:
             return Way(route)
-        answers = self._neighbours.get((gateway or address, interface))
+        answers = None if gateway is None else self._neighbours.get((gateway, interface))
         return Way(route, interface, _link(interface), gateway, answers)
 
     def look(self, now: float) -> None:

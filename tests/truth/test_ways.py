@@ -60,7 +60,13 @@ def test_all_is_well(world):
         "barred": False,
     }
     assert way(world, "2a00:7:1::1")["gateway"] == "fd77::1"
-    assert way(world, "10.77.0.9")["gateway"] is None
+
+
+def test_a_neighbour(world):
+    """It is reached without a gateway, so none answers or is silent, whether there is anybody or not."""
+    connect = f"{sys.executable} -c 'import socket; socket.create_connection((\"10.77.0.9\", 80), 1)' 2>/dev/null"
+    told = way(world, "10.77.0.9", f"{connect} || true")
+    assert (told["interface"], told["gateway"], told["gateway_answers"]) == ("eth0", None, None)
 
 
 @pytest.mark.parametrize("kind", ["blackhole", "prohibit", "unreachable"])
