@@ -79,12 +79,28 @@ def test_a_route_that_leads_nowhere(world, kind):
         world.device.ip(f"route delete {kind} 11.7.0.0/16")
 
 
+FLAP = """
+ip link set eth0 down; ip link set eth0 up; ip route add default via 10.77.0.1
+ip -6 address replace fd77::2/64 dev eth0 nodad; ip -6 route replace default via fd77::1
+"""
+
+
 def test_a_link_that_was_down_for_a_moment(world):
     """It is up again when it is looked at, and the kernel has counted."""
-    flap = "ip link set eth0 down; ip link set eth0 up; ip route add default via 10.77.0.1"
-    flap += "; ip -6 address replace fd77::2/64 dev eth0 nodad; ip -6 route replace default via fd77::1"
-    told = way(world, "11.7.1.1", flap)
+    told = way(world, "11.7.1.1", FLAP)
     assert (told["changed"], told["barred"]) == (True, False)
+
+
+def test_a_link_behind_those_of_many_containers(world):
+    """Of a device that has an interface for each of them, with names that come before its own."""
+    pairs = range(55)
+    try:
+        for number in pairs:
+            world.device.ip(f"link add cali{number} type veth peer name cali{number}b")
+        assert way(world, "11.7.1.1", FLAP)["changed"]
+    finally:
+        for number in pairs:
+            world.device.ip(f"link delete cali{number}")
 
 
 def test_the_cable_is_out(world):
