@@ -32,12 +32,13 @@ _NETWORK = {"ipv4": 16, "ipv6": 32}  # bits that addresses of the same operator 
 
 
 class _Good(NamedTuple):
-    """The certificate of a target that was up, and where."""
+    """The certificate of a target that was up, and where. `redirected`: by another name than the target's, perhaps."""
 
     target: Target
     sha256: str | None
     issuer: str | None
     peer: Peer
+    redirected: bool
 
 
 class Certificates:
@@ -54,8 +55,10 @@ class Certificates:
         if tls is None or not tls.verified or peer is None:
             return
         known = self._good.get(target.id)
-        if known is None or (known.sha256, known.peer) != (tls.sha256, peer):
-            self._good[target.id] = _Good(target, tls.sha256, tls.issuer, peer)
+        redirected = result.http is not None and result.http.redirects > 0
+        good = _Good(target, tls.sha256, tls.issuer, peer, redirected)
+        if known != good:
+            self._good[target.id] = good
 
     def keep_only(self, target_ids: Collection[str]) -> None:
         """Forgets the other targets."""
@@ -82,7 +85,7 @@ class Certificates:
             return False, ()
         known = list(self._good.values())
         random.shuffle(known)  # and not all of them are compared: of ten thousand that takes longer than a stall may
-        far = (good for good in known if _is_far(good.peer, result.peer, own.peer))
+        far = (good for good in known if not good.redirected and _is_far(good.peer, result.peer, own.peer))
         others = list(itertools.islice(far, MOST_ASKED))
         results = await asyncio.gather(*(_measure(each, resolver) for each in others))
         looks = tuple(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 
 import pytest
 
@@ -21,22 +22,27 @@ NEAR = {"a": "127.1.0.1", "b": "127.1.0.2", "c": "127.1.0.3"}
 
 
 class World:
-    """Sites, each with a certificate of its own, and a device. `between`: whose certificate they have instead."""
+    """Sites, each with a certificate of its own, and a device. `between`: whose certificate they have instead.
 
-    def __init__(self, hosts):
+    Asked for another name they show that of their server. `redirects`: from whom to whom.
+    """
+
+    def __init__(self, hosts, resolver=None):
         self.hosts = hosts
+        self.resolver = resolver or Resolver()
         self.between = {}
+        self.redirects = {}
         self.connections = 0
         self.ruled = []
-        self.inquiry = Inquiry(lambda _, __, ruling: self.ruled.append(ruling), Resolver())
+        self.inquiry = Inquiry(lambda _, __, ruling: self.ruled.append(ruling), self.resolver)
 
     async def __aenter__(self):
         self._open = contextlib.AsyncExitStack()
-        self.targets = {}
+        self.targets, port = {}, 0  # the same for all
         for name, host in self.hosts.items():
             context = server()
-            context.sni_callback = lambda session, _, __, name=name: self._choose(session, name)
-            listener = await asyncio.start_server(self._serve, host, 0, ssl=context)
+            context.sni_callback = lambda session, asked, _, name=name: self._choose(session, asked, name)
+            listener = await asyncio.start_server(partial(self._serve, name), host, port, ssl=context)
             self._open.callback(listener.close)
             port = listener.sockets[0].getsockname()[1]
             options = TlsOptions(ca=trusted())
@@ -50,20 +56,24 @@ class World:
         await self._open.aclose()
         await asyncio.sleep(0.01)
 
-    def _choose(self, session, name):
+    def _choose(self, session, asked, name):
         self.connections += 1
-        names, ca = self.between.get(name, ([f"{name}.example"], "test"))
+        own = ([asked], "test") if asked == f"{name}.example" else (["server.example"], "portal")
+        names, ca = self.between.get(name, own)
         session.context = server(certificate(*names, ca=ca))
 
-    async def _serve(self, reader, writer):
+    async def _serve(self, name, reader, writer):
+        answer = "200 OK"
+        if name in self.redirects:
+            answer = f"302 Found\r\nLocation: {self.targets[self.redirects[name]].url}"
         with contextlib.suppress(OSError, EOFError), contextlib.closing(writer):
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            writer.write(f"HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n".encode())
 
     async def measure(self, name):
         """Measures once, and waits for the verdict."""
-        target, resolver = self.targets[name], Resolver()
-        prober, started = prober_of(target, resolver), boottime()
+        target = self.targets[name]
+        prober, started = prober_of(target, self.resolver), boottime()
         result = await prober.probe(time.monotonic() + 5)
         clock = ClockState(synchronized=True, max_error_ms=None)
         self.inquiry.take(Measurement(target, prober, started, started, 1.0, result), boottime(), clock)
@@ -160,3 +170,16 @@ async def test_what_left_is_forgotten(world):
     good.note(world.targets["a"], result, 1.0)
     good.keep_only({"b"})
     assert not good._good
+
+
+async def test_what_was_up_behind_a_redirect(tmp_path):
+    """Nobody is asked for the first name at the address of the last hop: what is there for it excuses no site."""
+    (tmp_path / "hosts").write_text(f"{HOSTS['c']} c.example\n")
+    async with World(HOSTS, Resolver(tmp_path / "hosts")) as world:
+        world.redirects = {"b": "c"}
+        await world.all_are_up()
+        world.between = {"a": (("other.example",), "portal")}
+        assert is_down(await world.measure("a"))
+        # It is not blamed itself for somebody between who answers there.
+        world.between = dict.fromkeys("ac", (("portal.example",), "portal"))
+        assert is_local(await world.measure("b"))
