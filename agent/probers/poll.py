@@ -128,7 +128,10 @@ class Poll:
                 break
             heapq.heappop(self._deadlines)
             if matters:
-                watched.look_at_deadline()
+                try:
+                    watched.look_at_deadline()
+                except Exception as error:  # noqa: BLE001  (told as in `_look`; the others get their deadlines)
+                    watched.crash(error)
         self._timer.set(self._deadlines[0][0] if self._deadlines else math.inf)
 
 

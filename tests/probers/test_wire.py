@@ -175,6 +175,24 @@ async def test_deadlines(listener):
         each.close()
 
 
+async def test_a_bug_at_a_deadline(listener):
+    """What one end raises at its deadline comes back to it, and costs no other its own: neither then nor later."""
+    broken, fine, later = Recording(), Recording(), Recording()
+    broken.expired = lambda: 1 / 0
+    until_then = time.monotonic() + 0.1
+    there = [pair(listener, end) for end in (broken, fine, later)]
+    for end in (broken, fine):
+        end.wire.expire_at(until_then)
+    later.wire.expire_at(until_then + 0.1)
+    await until(lambda: "expired" in later.told)
+    assert broken.told == ["connected", "ZeroDivisionError"]
+    assert fine.told == later.told == ["connected", "expired"]
+    for end in (broken, fine, later):
+        end.wire.close()
+    for each in there:
+        each.close()
+
+
 async def test_deadlines_do_not_pile_up(listener):
     """A thousand connections that ended long before their deadlines leave no heap of them behind."""
     for _ in range(1000):
