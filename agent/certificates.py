@@ -8,9 +8,10 @@ have a wrong certificate together; sites in different networks, which had good o
 import asyncio
 import ipaddress
 import itertools
+import math
 import random
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -32,13 +33,17 @@ _NETWORK = {"ipv4": 16, "ipv6": 32}  # bits that addresses of the same operator 
 
 
 class _Good(NamedTuple):
-    """The certificate of a target that was up, and where. `redirected`: by another name than the target's, perhaps."""
+    """The certificate of a target that was up, and where. `redirected`: by another name than the target's, perhaps.
+
+    `looked`: when others were asked in vain, and at which certificate of the target's.
+    """
 
     target: Target
     sha256: str | None
     issuer: str | None
     peer: Peer
     redirected: bool
+    looked: tuple[float, str | None] = (-math.inf, None)
 
 
 class Certificates:
@@ -47,40 +52,42 @@ class Certificates:
     def __init__(self) -> None:
         self._good: dict[str, _Good] = {}
         self._between: dict[str, float] = {}  # digests and issuers that were seen for unrelated targets, and when
-        self._looked: dict[str, tuple[float, str | None]] = {}  # by target: when in vain, and at which certificate
 
     def note(self, target: Target, result: Result, at: float) -> None:
         """A target was up."""
         tls, peer = result.tls, result.peer
         if tls is None or not tls.verified or peer is None:
             return
-        known = self._good.get(target.id)
         redirected = result.http is not None and result.http.redirects > 0
         good = _Good(target, tls.sha256, tls.issuer, peer, redirected)
-        if known != good:
-            self._good[target.id] = good
+        known = self._good_of(target)
+        self._good[target.id] = good if known is None else good._replace(looked=known.looked)
 
-    def keep_only(self, target_ids: Collection[str]) -> None:
-        """Forgets the other targets."""
-        self._good = {each: good for each, good in self._good.items() if each in target_ids}
-        self._looked = {each: last for each, last in self._looked.items() if each in target_ids}
+    def keep_only(self, targets: Mapping[str, Target]) -> None:
+        """Forgets targets other than these (by id), or that are measured elsewhere or otherwise now."""
+        for target_id, good in list(self._good.items()):
+            now = targets.get(target_id)
+            if now is None or _where(now) != _where(good.target):
+                del self._good[target_id]
+            else:
+                self._good[target_id] = good._replace(target=now)
 
     def known(self, measurement: Measurement, now: float) -> bool | None:
         """Whether somebody between has answered, as far as that is known without asking."""
         target, result = measurement.target, measurement.result
-        foreign = self._foreign(target.id, result)
-        if not foreign:
+        foreign, good = self._foreign(target, result), self._good_of(target)
+        if not foreign or good is None:
             return False
         if any(self._between.get(each, 0.0) >= measurement.started - INTERCEPTED_SECONDS for each in foreign):
             return True
-        at, sha256 = self._looked.get(target.id, (-asking.AGAIN_SECONDS, None))
+        at, sha256 = good.looked
         seen = result.tls is not None and result.tls.sha256 == sha256
         return False if seen and now - at < asking.AGAIN_SECONDS else None
 
     async def look(self, measurement: Measurement, resolver: Resolver) -> tuple[bool, tuple[Look, ...]]:
         """Measures others, at the addresses where they were up."""
         target, result = measurement.target, measurement.result
-        foreign, own = self._foreign(target.id, result), self._good.get(target.id)
+        foreign, own = self._foreign(target, result), self._good_of(target)
         if own is None:  # the target left the configuration meanwhile
             return False, ()
         known = list(self._good.values())
@@ -94,20 +101,29 @@ class Certificates:
         )
         shared: set[str] = set()
         for good, found in zip(others, results, strict=True):
-            shared |= self._foreign(good.target.id, found)
+            shared |= self._foreign(good.target, found)
         now = boottime()
         if both := foreign & shared:
             self._between = dict.fromkeys(both, now)
-        else:
-            self._looked[target.id] = now, None if result.tls is None else result.tls.sha256
+        elif (own := self._good_of(target)) is not None:
+            self._good[target.id] = own._replace(looked=(now, None if result.tls is None else result.tls.sha256))
         return bool(both), looks
 
-    def _foreign(self, target_id: str, result: Result) -> set[str]:
+    def _good_of(self, target: Target) -> _Good | None:
+        good = self._good.get(target.id)
+        return good if good is not None and _where(good.target) == _where(target) else None
+
+    def _foreign(self, target: Target, result: Result) -> set[str]:
         """What is said of a refused certificate, as far as it is not as it was."""
-        good, tls, error = self._good.get(target_id), result.tls, result.error
+        good, tls, error = self._good_of(target), result.tls, result.error
         if good is None or tls is None or error is None or error.code not in _REFUSED:
             return set()
         return {each for each in (tls.sha256, tls.issuer) if each and each not in (good.sha256, good.issuer)}
+
+
+def _where(target: Target) -> tuple[object, ...]:
+    """The options of a target that say whose certificate is seen, and what is thought of it."""
+    return target.url, target.connect_to, target.ip, target.source, target.resolver, target.tls
 
 
 def _code(result: Result) -> str | None:

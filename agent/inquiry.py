@@ -146,7 +146,7 @@ class Inquiry:
     def configure(self, config: Config) -> None:
         """From now on these references and brokers are asked, and other targets are forgotten."""
         self._references, self._brokers = config.uplink.references, config.kafka.bootstrap_servers
-        ids = {target.id for target in config.targets if target.enabled}
+        ids = {target.id: target for target in config.targets if target.enabled}
         sources = {None, *(target.source for target in config.targets if target.enabled)}
         for source in [source for source in self._evidence if source not in sources]:
             del self._evidence[source]

@@ -11,7 +11,8 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -38,17 +39,18 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that may be repeated (R
 
 _Way = tuple[str | None, str | None]  # how a name is asked for: the option `resolver`, and from where that is asked
 _Name = tuple[_Way, str]
+_NoName = asyncio.Task[tuple[Look, tuple[str, ...]]]
 
 
 class _Known(msgspec.Struct):
     """Where targets of a name were up: its addresses, the latest first, and when that was (seconds since boot).
 
-    `kept`: how often in a row `target_id`, which was the first at the newest of them, was up at one of them since.
+    `kept`: how often in a row `target`, which was the first at the newest of them, was up at one of them since.
     """
 
     addresses: tuple[str, ...]
     at: float
-    target_id: str
+    target: Target
     kept: int = 0
 
     @property
@@ -61,18 +63,31 @@ class _Known(msgspec.Struct):
 
 
 class _Looked(NamedTuple):
-    """The last look at what was named for a target."""
+    """A look at what was named for a target: at all of it, or at one name's address that was new."""
 
     at: float
     named: tuple[tuple[str, str], ...]
     found: Named
 
 
-class _Change(NamedTuple):
-    """The last look at an address that was new."""
+class _Doubted(msgspec.Struct):
+    """The last looks on behalf of a target, as it was then."""
 
-    at: float
-    found: Named
+    target: Target
+    looked: _Looked | None = None
+    change: _Looked | None = None
+
+
+class _Asked(msgspec.Struct):
+    """A resolver: when it was found to lie about all names; the last question for one that cannot exist, and when."""
+
+    lied: float = -math.inf
+    at: float = -math.inf
+    no_name: _NoName | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        return self.no_name is not None and not self.no_name.done()
 
 
 class _Remembering(Resolver):
@@ -103,10 +118,8 @@ class Naming:
     def __init__(self, resolver: Resolver | None) -> None:
         self._resolver = resolver
         self._known: dict[_Name, _Known] = {}
-        self._looked: dict[str, _Looked] = {}  # by target id, as is
-        self._changes: dict[str, _Change] = {}
-        self._lied: dict[_Way, float] = {}  # when it was found to lie about all names
-        self._no_names: dict[_Way, tuple[float, asyncio.Task[tuple[Look, tuple[str, ...]]]]] = {}
+        self._doubted: dict[str, _Doubted] = {}  # by target id
+        self._asked: defaultdict[_Way, _Asked] = defaultdict(_Asked)
         self._looks = asyncio.Semaphore(MOST_LOOKS)
 
     def __len__(self) -> int:
@@ -123,39 +136,47 @@ class Naming:
             if known is None:
                 if len(self._known) >= MOST_NAMES:
                     del self._known[next(iter(self._known))]
-                self._known[key] = _Known((address,), at, target.id)
+                self._known[key] = _Known((address,), at, target)
                 continue
             known.at = at
             if address != known.addresses[0]:
                 if address not in known.addresses:
-                    if self._lied.get(way, -math.inf) >= at - LIE_SECONDS:
+                    if self._lied(way, at):
                         continue
-                    known.target_id, known.kept = target.id, -1
+                    known.target, known.kept = target, -1
                 others = [each for each in known.addresses if each != address]
                 known.addresses = (address, *others[: MOST_ADDRESSES - 1])
-            known.kept += known.target_id == target.id
+            known.kept += known.target.id == target.id
 
-    def keep_only(self, target_ids: Collection[str]) -> None:
-        """Forgets what was seen by the other targets."""
-        for name in [name for name, known in self._known.items() if known.target_id not in target_ids]:
-            del self._known[name]
-        self._looked = {each: last for each, last in self._looked.items() if each in target_ids}
-        self._changes = {each: last for each, last in self._changes.items() if each in target_ids}
+    def keep_only(self, targets: Mapping[str, Target]) -> None:
+        """Forgets what was seen by targets other than these (by id), or for other names or by other resolvers."""
+        for key, known in list(self._known.items()):
+            now = targets.get(known.target.id)
+            if now is None or (now.url, _way(now)) != (known.target.url, _way(known.target)):
+                del self._known[key]
+            else:
+                known.target = now
+        for target_id in [each for each, last in self._doubted.items() if targets.get(each) != last.target]:
+            del self._doubted[target_id]
+        ways = {_way(target) for target in targets.values()}
+        for way in [way for way, asked in self._asked.items() if way not in ways and not asked.is_under_way]:
+            del self._asked[way]
 
     def end(self) -> None:
         """Asks nobody any more."""
-        for _, task in self._no_names.values():
-            task.cancel()
+        for asked in self._asked.values():
+            if asked.no_name is not None:
+                asked.no_name.cancel()
 
     def known(self, measurement: Measurement, now: float) -> Named | None:
         """What is to be thought of it as far as that is known without asking."""
         target, result = measurement.target, measurement.result
         if self._resolver is None or not result.named:
             return Named()
-        lied = self._lied.get(_way(target), -math.inf) >= measurement.started - LIE_SECONDS
-        if lied and self._is_new(target, result):
+        if self._lied(_way(target), measurement.started) and self._is_new(target, result):
             return Named(liar=True)
-        last = self._looked.get(target.id)
+        doubted = self._doubted.get(target.id)
+        last = None if doubted is None or doubted.target != target else doubted.looked
         if last is not None and last.named == result.named and now - last.at < asking.AGAIN_SECONDS:
             return msgspec.structs.replace(last.found, looks=())
         return None
@@ -170,8 +191,18 @@ class Naming:
             found = await self._look_at_change(measurement, *changed)
         look, _ = await asyncio.shield(no_name)
         found = msgspec.structs.replace(found, by_wildcard=_wildcard(result, no_name), looks=(look, *found.looks))
-        self._looked[target.id] = _Looked(boottime(), result.named, found)
+        self._doubts(target).looked = _Looked(boottime(), result.named, found)
         return found
+
+    def _doubts(self, target: Target) -> _Doubted:
+        last = self._doubted.get(target.id)
+        if last is None or last.target != target:
+            last = self._doubted[target.id] = _Doubted(target)
+        return last
+
+    def _lied(self, way: _Way, at: float) -> bool:
+        asked = self._asked.get(way)
+        return asked is not None and asked.lied >= at - LIE_SECONDS
 
     def _is_new(self, target: Target, result: Result) -> bool:
         """Was no target ever up at one of these addresses, as far as is remembered?"""
@@ -186,21 +217,22 @@ class Naming:
                 return name, address, known
         return None
 
-    def _ask_for_no_name(self, target: Target, since: float) -> asyncio.Task[tuple[Look, tuple[str, ...]]]:
+    def _ask_for_no_name(self, target: Target, since: float) -> _NoName:
         """For a name that cannot exist (RFC 6761, section 6.4); one question for all that failed before it."""
-        way = _way(target)
-        asked = self._no_names.get(way)
-        if asked is None or asked[0] < since:
+        asked = self._asked[_way(target)]
+        if asked.no_name is None or asked.at < since:
             work = self._resolve(f"{secrets.token_hex(8)}.invalid", "auto", target, named=True)
-            asked = self._no_names[way] = boottime(), asyncio.get_running_loop().create_task(work)
-        return asked[1]
+            asked.at, asked.no_name = boottime(), asyncio.get_running_loop().create_task(work)
+        return asked.no_name
 
     async def _look_at_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Named:
         target, steady = measurement.target, known.steady
         if (latest := known.latest(target.ip)) is None:
             return Named()
-        last = self._changes.get(target.id)
-        if last is not None and boottime() - last.at < asking.AGAIN_SECONDS and (last.found.doubt or not steady):
+        doubts = self._doubts(target)
+        last = doubts.change
+        lately = last is not None and name in dict(last.named) and boottime() - last.at < asking.AGAIN_SECONDS
+        if last is not None and lately and (last.found.doubt or not steady):
             return msgspec.structs.replace(last.found, looks=())
         async with self._looks:
             own, (again, addresses), (compared, kept) = await asyncio.gather(
@@ -217,9 +249,9 @@ class Naming:
             kept=kept,
             looks=(own, again),
         )
-        self._changes[target.id] = _Change(now, found)
+        doubts.change = _Looked(now, ((name, address),), found)
         if found.lies_about_all:
-            self._lied[_way(target)] = now
+            self._asked[_way(target)].lied = now
         return found
 
     async def _measure(self, measurement: Measurement, address: str) -> Look:
@@ -264,6 +296,6 @@ def _way(target: Target) -> _Way:
     return target.resolver, asked_from(target.resolver, target.source)
 
 
-def _wildcard(result: Result, no_name: asyncio.Task[tuple[Look, tuple[str, ...]]]) -> str | None:
+def _wildcard(result: Result, no_name: _NoName) -> str | None:
     addresses = no_name.result()[1]
     return next((address for _, address in result.named if address in addresses), None)

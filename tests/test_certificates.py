@@ -5,6 +5,7 @@ import contextlib
 import time
 from functools import partial
 
+import msgspec
 import pytest
 
 from agent import certificates as module
@@ -164,12 +165,25 @@ async def test_what_was_never_up():
 
 
 async def test_what_left_is_forgotten(world):
-    """A target that is not configured any more is no witness."""
-    good = module.Certificates()
-    result = await prober_of(world.targets["a"], Resolver()).probe(time.monotonic() + 5)
-    good.note(world.targets["a"], result, 1.0)
-    good.keep_only({"b"})
-    assert not good._good
+    """A target that is not configured any more, or measures something else under its id, is no witness."""
+    known, a = module.Certificates(), world.targets["a"]
+    result = await prober_of(a, Resolver()).probe(time.monotonic() + 5)
+    changes = {"url": "https://other.example/", "connect_to": "127.4.0.1", "tls": TlsOptions()}
+    for targets in ({}, *({"a": msgspec.structs.replace(a, **{key: value})} for key, value in changes.items())):
+        known.note(a, result, 1.0)
+        known.keep_only(targets)
+        assert not known._good
+    known.note(a, result, 1.0)
+    known.keep_only({"a": msgspec.structs.replace(a, interval=7.0)})
+    assert known._good["a"].target.interval == 7.0
+
+
+async def test_a_certificate_of_what_had_that_id_before(world):
+    """It says nothing about the site that has the id now: one whose certificate was never good is down."""
+    world.targets["a"] = msgspec.structs.replace(world.targets["a"], url=world.targets["a"].url + "other")
+    world.between = dict.fromkeys(HOSTS, (("portal.example",), "portal"))
+    assert is_down(await world.measure("a"))
+    assert world.connections == 1
 
 
 async def test_what_was_up_behind_a_redirect(tmp_path):

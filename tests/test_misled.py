@@ -246,7 +246,7 @@ async def test_a_target_that_leaves_while_others_are_asked_for_it(caplog):
     known.note(made, result, 1.0)
     wrong = Tls("TLSv1.3", "x", False, sha256="bad", issuer="CN=bad")
     failed = Result(5.0, Phases(connect=5.0), Error("tls", "tls_untrusted", "target", "x"), peer=result.peer, tls=wrong)
-    known.keep_only(())
+    known.keep_only({})
     measurement = Measurement(made, prober_of(made, Resolver()), boottime(), boottime(), 0.0, failed)
     assert await known.look(measurement, Resolver()) == (False, ())
 

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 
 from agent import naming
@@ -316,6 +317,39 @@ async def test_names_that_a_redirect_led_to(world):
     assert is_doubted(await world.measure("n1.example"), "for names that do not exist")
 
 
+async def test_another_name_than_the_one_that_was_looked_at(world):
+    """That one name's site is well where it was is no excuse for where another one leads, a moment later."""
+    world.redirects["n1.example"] = "n2.example"
+    await world.all_are_up("n1.example")
+    right = world.named["n2.example"]
+    world.named["n2.example"] = [ELSEWHERE]
+    assert is_doubted(await world.measure("n1.example"), "it is well at 127.7.1.2")
+    world.named.update({"n1.example": [ELSEWHERE], "n2.example": right})
+    world.served["n1.example"] = set()
+    assert is_down(await world.measure("n1.example"))
+
+
+async def test_a_target_that_is_another_one_now(world):
+    """What was found of it before its options changed is not taken for what it is now."""
+    await world.all_are_up("n1.example")
+    world.named["n1.example"] = [ELSEWHERE]
+    assert is_doubted(await world.measure("n1.example"), "it is well at 127.7.1.1")
+    world.served["n1.example"] = set()
+    assert is_down(await world.measure("n1.example", method="HEAD"))
+
+
+async def test_what_nobody_asks_any_more_is_forgotten(world):
+    """With the targets of a resolver goes what is known of it, and of them."""
+    target = target_of(f"http://n1.example:{world.port}/", id="n1.example", labels={"now": "other"})
+    world.served["n1.example"] = set()
+    known = world.inquiry._naming
+    assert is_down(await world.measure("n1.example"))
+    known.keep_only({target.id: target})
+    assert (len(known._doubted), len(known._asked)) == (0, 1)
+    known.keep_only({target.id: msgspec.structs.replace(target, resolver="127.0.0.1:9")})
+    assert not known._asked
+
+
 @IPV6
 async def test_a_site_that_is_well_by_the_other_version_of_ip(world):
     """That excuses nobody who is measured by this one, and is dead both where it is now and where it was."""
@@ -361,7 +395,9 @@ async def test_what_is_remembered_is_bounded(world, monkeypatch):
         known.note(target, Result(1.0, Phases(), peer=peer, named=named), 1.0)
     assert len(known) == 3
     assert max(len(each.addresses) for each in known._known.values()) <= MOST_ADDRESSES
-    known.keep_only([])
+    known.keep_only({"n1": msgspec.structs.replace(target, interval=7.0)})
+    assert len(known) == 3
+    known.keep_only({"n1": msgspec.structs.replace(target, url="http://other.example/")})
     assert len(known) == 0
 
 
