@@ -79,6 +79,7 @@ ARROWS = {
     },
     "agent.second_look": {
         "agent.config.model",
+        "agent.device.source",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
         "agent.verdict",
