@@ -503,7 +503,8 @@ class Inquiry:
                 large = (each for each in able if each[0].url.startswith("https:") and each[1].address != address)
                 witnesses.update({target.id: (peer, target) for target, peer in _chosen(large)})
             else:
-                witnesses = {target.id: (peer, None) for target, peer in _chosen(able)} | witnesses
+                by = ((target.id, peer, None if peer.port else target) for target, peer in _chosen(able))
+                witnesses = {key: (peer, of) for key, peer, of in by} | witnesses
         for case in cases:
             case.asked = asked
         families = {case.peer.family for case in cases if case.peer is not None}
@@ -520,7 +521,7 @@ class Inquiry:
             ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
         else:
             assert self._resolver is not None
-            ms, error, large = await second_look.by_certificate(measured, address, self._resolver)
+            ms, error, large = await second_look.by_measuring_other(measured, address, self._resolver)
         if error in ("local_network", "local_resource"):
             asked.asked -= 1  # this device could not; who can be asked tells
             return

@@ -87,18 +87,27 @@ def put_down_to_the_path(measurement: Measurement) -> Measurement:
     return measurement._replace(result=msgspec.structs.replace(result, error=error))
 
 
-async def by_certificate(target: Target, address: str, resolver: Resolver) -> tuple[float, str | None, bool]:
-    """Measures another target with as little as may be: milliseconds to connect, the error's code if it did not, and
-    whether a certificate came.
+async def by_measuring_other(target: Target, address: str, resolver: Resolver) -> tuple[float, str | None, bool]:
+    """Measures another target with as little as may be: milliseconds to connect, or of an echo; the error's code when
+    there was no answer; and whether a certificate came.
     """
-    there = msgspec.structs.replace(target, connect_to=address, method="HEAD", body=None, redirects=0)
+    there = msgspec.structs.replace(
+        target,
+        connect_to=address,
+        method="HEAD",
+        body=None,
+        redirects=0,
+        count=1,
+        expect=msgspec.structs.replace(target.expect, loss=0.0),
+    )
     result = await single(prober_of(there, resolver)).probe(time.monotonic() + asking.ASK_SECONDS)
     connect, error = result.phases_ms.connect, result.error
-    failed = error is not None and (connect is None or error.phase == "connect")
-    code = None if error is None or not failed else "local_network" if error.attribution == "local" else error.code
+    if error is None or (connect is not None and error.phase != "connect"):
+        return connect or result.duration_ms, None, result.tls is not None
+    if error.attribution == "local":
+        return result.duration_ms, "local_network", False
     # Whose word a refusal is nobody looked.
-    code = "connect_timeout" if code in asking.ANSWERS and failed else code
-    return connect or result.duration_ms, code, result.tls is not None
+    return result.duration_ms, "connect_timeout" if error.code in asking.ANSWERS else error.code, False
 
 
 def host_of(target: Target) -> str:

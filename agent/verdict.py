@@ -94,6 +94,8 @@ class Evidence:
         # What was silent in the end may have said something, but when?
         if peer is None or (error is not None and error.attribution != "target"):
             return
+        if error is None and result.icmp is not None and not result.icmp.received:
+            return  # it is well without a reply, as far as `loss` goes
         if result.resolver is not None:
             (self if names is None else names).resolved(target.id, target.resolver, at)
         connect = result.phases_ms.connect
@@ -104,7 +106,7 @@ class Evidence:
         proves = (
             _reach(peer.address) != "here" if hearsay else self.heard(target.id, peer, took, at, stall, large=large)
         )
-        if proves and connect is not None:
+        if proves and (connect is not None or (error is None and result.icmp is not None)):
             self._witnesses.pop(target.id, None)
             self._witnesses[target.id] = target, result, at
         if result.attempts and not stall and _reach(peer.address) != "here":
@@ -131,7 +133,8 @@ class Evidence:
             return True
         if took_ms - stall * 1000 < SLOW_MS:
             return False  # it may have been this device that was slow
-        if (known := self._witnesses.get(key)) is not None and at - known[2] < REMEMBERED_SECONDS:
+        known = self._witnesses.get(key)  # an echo that is late was not sent again
+        if known is not None and known[1].icmp is None and at - known[2] < REMEMBERED_SECONDS:
             self.lost(key, at)
         return False
 

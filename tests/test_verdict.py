@@ -366,3 +366,9 @@ def test_silence_on_loopback(source, expected):
     here = msgspec.structs.replace(HERE, source=source)
     ruling = judge(here, silence(peer), AT, evidence, Found(), clock_synchronized=True)
     assert (ruling.status, ruling.error.attribution) == expected
+
+
+def test_no_echo_is_no_witness():
+    """A host that is up however many echoes are lost says nothing when all are."""
+    lost = Result(500.0, Phases(wait=500.0), peer=AWAY, icmp=Icmp(3, 0, None))
+    assert verdict(silence(), heard((OTHER, lost, -1.0), (OTHER, lost, 0.1))) is None

@@ -104,6 +104,22 @@ def test_many_echoes_are_a_witness(world, tmp_path):
     assert blamed(records, "dead")
 
 
+def test_few_echoes_that_are_rare(world, tmp_path):
+    """A device that measures a few hosts by echoes, and nothing else: those that answered are asked by one each."""
+    hosts = {"dead": "11.7.9.9", **{f"well{n}": f"11.7.1.{n}" for n in range(1, 4)}}
+    targets = "".join(
+        f"  - {{id: {each}, url: 'icmp://{address}', interval: 10s, timeout: 500ms}}\n"
+        for each, address in hosts.items()
+    )
+    agent = Agent(world, tmp_path / "device", targets)
+    time.sleep(22.0)
+    world.carrier.loss = 1.0
+    time.sleep(12.0)
+    records = agent.stop()
+    assert blamed(records, "dead")
+    assert not blamed(records, "well")
+
+
 def test_a_refusal_among_many_who_are_silent(world, tmp_path):
     """What the device's firewall rejects is this device's, also when so many others have to be looked at just then."""
     firewall(world.device, "output", "tcp dport 82 reject with tcp reset")
