@@ -4,14 +4,11 @@ import asyncio
 import contextlib
 import os
 import resource
-import time
 from pathlib import Path
 
-from agent import certificates as certificates_module
 from agent.certificates import Certificates
 from agent.device import uplink
 from agent.device.clock import boottime
-from agent.naming import Naming
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Error, Peer, Phases, Result, Tls
@@ -149,44 +146,6 @@ def good(number):
     return made, Result(
         5.0, Phases(connect=5.0), peer=Peer(address, 443, "ipv4"), tls=tls, named=((f"n{number}.example", address),)
     )
-
-
-async def test_a_look_at_certificates_does_not_hold_up_the_loop(monkeypatch):
-    """Of ten thousand: to choose the few that are asked takes no longer than a stall may on a small device."""
-
-    async def nothing(*_):
-        return Result(1.0, Phases(connect=1.0))
-
-    monkeypatch.setattr(certificates_module, "_measure", nothing)
-    known = Certificates()
-    for number in range(10_000):
-        known.note(*good(number), 1.0)
-    made, result = good(3)
-    wrong = Tls("TLSv1.3", "x", False, sha256="bad", issuer="CN=bad")
-    failed = Result(5.0, Phases(connect=5.0), Error("tls", "tls_untrusted", "target", "x"), peer=result.peer, tls=wrong)
-    measurement = Measurement(made, prober_of(made, Resolver()), boottime(), boottime(), 0.0, failed)
-    begun = time.process_time()
-    await known.look(measurement, Resolver())
-    took = time.process_time() - begun
-    assert took < 0.025  # a Raspberry Pi is ten times slower, and 0.25 s are a stall
-
-
-async def test_a_look_at_names_does_not_hold_up_the_loop():
-    """Of ten thousand."""
-    naming = Naming(Resolver())
-    for number in range(10_000):
-        made, result = good(number)
-        naming.note(made, result, 1.0)
-        naming.note(made, result, 1.0)
-
-    async def resolve(*_, **__):
-        return None, ()
-
-    naming._resolve = resolve
-    begun = time.process_time()
-    await naming._compare(good(3)[0], {"n3.example"})
-    took = time.process_time() - begun
-    assert took < 0.025
 
 
 def is_watched(tmp_path, monkeypatch, interfaces, change):

@@ -43,6 +43,7 @@ class Network:
         for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             self.set(self.router, setting, "1")
         # A router tells of each packet, and a neighbour is given up quickly.
+        self.set(self.router, "ipv4/icmp_ratemask", "0")
         for family, ratelimit in (("ipv4", "icmp_ratelimit"), ("ipv6", "icmp/ratelimit")):
             self.set(self.router, f"{family}/{ratelimit}", "0")
             self.set(self.device, f"{family}/neigh/out/retrans_time_ms", "50")

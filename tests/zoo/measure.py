@@ -121,6 +121,8 @@ async def measure(targets: list[Target]) -> Report:
     longest_turn = await _until_done(observer)
     await scheduler.stop(grace=PATIENCE)
     await observer.inquiry.until_all_are_settled()
+    observer.inquiry.end()
+    await asyncio.sleep(0.1)  # whoever was still asked hears that
     grown = _largest() - resident
     return Report(
         observer.observed(), observer.missing, grown, (files, _files()), (tasks, len(asyncio.all_tasks())), longest_turn

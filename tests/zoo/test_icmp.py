@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from tests.probers.namespaces import Network, built
-from tests.zoo.behaviour import INTERVAL
 from tests.zoo.icmp import BEYOND, HOSTS, SITES, address_of, behaviours
 from tests.zoo.measure import LOOPS, Report
 from tests.zoo.oracle import wrong
@@ -22,6 +21,7 @@ from tests.zoo.oracle import wrong
 pytestmark = pytest.mark.timeout(300)  # the first test waits for all runs
 
 ROOT = Path(__file__).parent.parent.parent
+INTERVAL = 4.0  # seconds: the second look at one that is silent is over before it is measured again
 WELL = ("answers", "answers as well", "takes its time")
 
 
@@ -35,6 +35,7 @@ def network() -> Iterator[Network]:
                 network.run(network.host, f"ip addr add {address_of(name, six=six)}/{length}")
             setting, limit = ("ipv6", "ipv6/icmp/ratelimit") if six else ("ipv4", "ipv4/icmp_ratelimit")
             network.set(network.host, limit, "0")
+            network.set(network.host, "ipv4/icmp_ratemask", "0")
             network.set(network.host, "ipv6/icmp/echo_ignore_all" if six else "ipv4/icmp_echo_ignore_all", "1")
             network.set(network.host, "ipv6/conf/all/forwarding" if six else "ipv4/ip_forward", "1")
             network.set(network.host, f"{setting}/conf/all/accept_redirects", "0")
