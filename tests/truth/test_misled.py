@@ -79,6 +79,7 @@ def test_one_that_is_rejected_by_somebody_on_the_way(world, tmp_path):
     assert ("shut", "down", "connect_refused", "target") not in told(records)
 
 
+@pytest.mark.long
 def test_references_of_a_family_that_this_device_has_not(world, tmp_path):
     """Two references cannot even be asked from here; the third one answers: the dead target is dead."""
     world.device.ip("-6 route delete default")
@@ -91,6 +92,7 @@ def test_references_of_a_family_that_this_device_has_not(world, tmp_path):
     assert not [each for each in records if each.get("event") == "uplink_lost"]
 
 
+@pytest.mark.long
 def test_many_echoes_are_a_witness(world, tmp_path):
     """A device that measures by several echoes each, and nothing else, still sees that one host is dead."""
     targets = "".join(
@@ -104,6 +106,7 @@ def test_many_echoes_are_a_witness(world, tmp_path):
     assert blamed(records, "dead")
 
 
+@pytest.mark.long
 def test_few_echoes_that_are_rare(world, tmp_path):
     """A device that measures a few hosts by echoes, and nothing else: those that answered are asked by one each."""
     hosts = {"dead": "11.7.9.9", **{f"well{n}": f"11.7.1.{n}" for n in range(1, 4)}}
@@ -120,6 +123,7 @@ def test_few_echoes_that_are_rare(world, tmp_path):
     assert not blamed(records, "well")
 
 
+@pytest.mark.long
 def test_a_refusal_among_many_who_are_silent(world, tmp_path):
     """What the device's firewall rejects is this device's, also when so many others have to be looked at just then."""
     firewall(world.device, "output", "tcp dport 82 reject with tcp reset")
@@ -132,6 +136,7 @@ def test_a_refusal_among_many_who_are_silent(world, tmp_path):
     assert not blamed(records, "own")
 
 
+@pytest.mark.long
 def test_a_device_without_ipv4(world, tmp_path):
     """Its resolver fails, and nothing else: it has a way out."""
     world.device.ip("route delete default")
@@ -168,6 +173,7 @@ def test_a_stall_during_a_second_look(world):
     assert done.stdout.split() == ["None", "None"], done.stderr
 
 
+@pytest.mark.long
 def test_silence_and_descriptors_that_come_back(world, tmp_path):
     """While no descriptor is left nobody is blamed, nor of what was silent just before."""
     targets = "".join(f"  - {{id: well{n}, url: 'http://11.7.1.{n}/', timeout: 500ms}}\n" for n in range(1, 9))
@@ -185,6 +191,7 @@ def test_silence_and_descriptors_that_come_back(world, tmp_path):
     assert not blamed(records, "well")
 
 
+@pytest.mark.long
 def test_a_reference_of_both_families(world, tmp_path):
     """A reference by a name that has addresses of both families vouches for both."""
     more = "uplink: {references: ['http://n2.example/']}"
