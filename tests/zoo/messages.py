@@ -90,7 +90,7 @@ LENGTHS = [
     http("has an empty length", answers(length(b"")), NO_HTTP),
     http("has a length of 19 digits", answers(length(b"9" * 19), HOLD), BODY_WITHOUT_END),
     http("has a length of 30 digits", answers(length(b"9" * 30), HOLD), NO_HTTP),
-    # llhttp's own rule; browsers accept it, and README says that this does not.
+    # llhttp's own rule; browsers accept it, and this does not, as README says.
     http("has the same length twice", answers(length(b"5", b"5")), NO_HTTP),
     http("has the same length twice in a line", answers(length(b"5, 5")), NO_HTTP),
     http("has two lengths", answers(length(b"5", b"6")), NO_HTTP),
