@@ -10,16 +10,13 @@ import ipaddress
 import itertools
 import math
 import random
-import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import msgspec
-
+from agent import second_look
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.probers import asking, prober_of
-from agent.probers.attempts import single
+from agent.probers import asking
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
@@ -131,9 +128,8 @@ def _code(result: Result) -> str | None:
 
 
 async def _measure(good: _Good, resolver: Resolver) -> Result:
-    there = msgspec.structs.replace(good.target, connect_to=good.peer.address, method="HEAD", body=None, redirects=0)
     seconds = min(asking.ASK_SECONDS, good.target.timeout)
-    return await single(prober_of(there, resolver)).probe(time.monotonic() + seconds)
+    return await second_look.measure_least(good.target, good.peer.address, resolver, seconds)
 
 
 def _is_far(other: Peer, *peers: Peer | None) -> bool:

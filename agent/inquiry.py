@@ -24,7 +24,7 @@ from agent.config.masking import mask_url
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.uplink import Way, Ways
-from agent.naming import Naming
+from agent.naming import Naming, way_of
 from agent.probers import asking
 from agent.probers.resolver import Resolver, asked_from, is_address
 from agent.probers.result import Family, Peer, Result
@@ -146,17 +146,17 @@ class Inquiry:
     def configure(self, config: Config) -> None:
         """From now on these references and brokers are asked, and other targets are forgotten."""
         self._references, self._brokers = config.uplink.references, config.kafka.bootstrap_servers
-        ids = {target.id: target for target in config.targets if target.enabled}
-        sources = {None, *(target.source for target in config.targets if target.enabled)}
+        targets = {target.id: target for target in config.targets if target.enabled}
+        sources = {None, *(target.source for target in targets.values())}
         for source in [source for source in self._evidence if source not in sources]:
             del self._evidence[source]
-        resolvers = {target.resolver for target in config.targets if target.enabled}
+        resolvers = {target.resolver for target in targets.values()}
         for evidence in self._evidence.values():
-            evidence.keep_only(ids, resolvers)
-        self._naming.keep_only(ids)
-        self._certificates.keep_only(ids)
-        self._refused = {target_id: last for target_id, last in self._refused.items() if target_id in ids}
-        self._looked = {target_id: last for target_id, last in self._looked.items() if target_id in ids}
+            evidence.keep_only(targets, resolvers)
+        self._naming.keep_only(targets)
+        self._certificates.keep_only(targets)
+        self._refused = {target_id: last for target_id, last in self._refused.items() if target_id in targets}
+        self._looked = {target_id: last for target_id, last in self._looked.items() if target_id in targets}
 
     def uplink(self) -> tuple[float | None, str]:
         """Since when there is no way out (seconds since boot), and why that is thought; None when there is one."""
@@ -186,7 +186,7 @@ class Inquiry:
             self.in_order(target.id, partial(self._settled, measurement, clock, _UP))
             return
         found = Found()
-        if self._resolver is not None:
+        if asks:
             found.named = self._naming.known(measurement, at)
             found.refused_here = refused_here
             found.intercepted = self._certificates.known(measurement, at)
@@ -565,9 +565,8 @@ class Inquiry:
 
 def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Target]:
     """Targets whose names the same resolver found, asked the same way."""
-    way = of.resolver, asked_from(of.resolver, of.source)
-    found = (each for each, result in known if result.resolver is not None)
-    found = (each for each in found if (each.resolver, asked_from(each.resolver, each.source)) == way)
+    way = way_of(of)
+    found = (each for each, result in known if result.resolver is not None and way_of(each) == way)
     return (each for each in found if not is_address(second_look.host_of(each)))
 
 

@@ -129,7 +129,7 @@ class Naming:
         """A target was up."""
         if not result.named:
             return
-        way = _way(target)
+        way = way_of(target)
         for name, address in result.named:
             key = way, name
             known = self._known.get(key)
@@ -152,13 +152,13 @@ class Naming:
         """Forgets what was seen by targets other than these (by id), or for other names or by other resolvers."""
         for key, known in list(self._known.items()):
             now = targets.get(known.target.id)
-            if now is None or (now.url, _way(now)) != (known.target.url, _way(known.target)):
+            if now is None or (now.url, way_of(now)) != (known.target.url, way_of(known.target)):
                 del self._known[key]
             else:
                 known.target = now
         for target_id in [each for each, last in self._doubted.items() if targets.get(each) != last.target]:
             del self._doubted[target_id]
-        ways = {_way(target) for target in targets.values()}
+        ways = {way_of(target) for target in targets.values()}
         for way in [way for way, asked in self._asked.items() if way not in ways and not asked.is_under_way]:
             del self._asked[way]
 
@@ -173,7 +173,7 @@ class Naming:
         target, result = measurement.target, measurement.result
         if self._resolver is None or not result.named:
             return Named()
-        if self._lied(_way(target), measurement.started) and self._is_new(target, result):
+        if self._lied(way_of(target), measurement.started) and self._is_new(target, result):
             return Named(liar=True)
         doubted = self._doubted.get(target.id)
         last = None if doubted is None or doubted.target != target else doubted.looked
@@ -206,20 +206,20 @@ class Naming:
 
     def _is_new(self, target: Target, result: Result) -> bool:
         """Was no target ever up at one of these addresses, as far as is remembered?"""
-        known = [(self._known.get((_way(target), name)), address) for name, address in result.named]
+        known = [(self._known.get((way_of(target), name)), address) for name, address in result.named]
         return any(each is None or address not in each.addresses for each, address in known)
 
     def _changed(self, target: Target, result: Result) -> tuple[str, str, _Known] | None:
         """The first name that had other addresses, and the one that it has now."""
         for name, address in result.named:
-            known = self._known.get((_way(target), name))
+            known = self._known.get((way_of(target), name))
             if known is not None and address not in known.addresses:
                 return name, address, known
         return None
 
     def _ask_for_no_name(self, target: Target, since: float) -> _NoName:
         """For a name that cannot exist (RFC 6761, section 6.4); one question for all that failed before it."""
-        asked = self._asked[_way(target)]
+        asked = self._asked[way_of(target)]
         if asked.no_name is None or asked.at < since:
             work = self._resolve(f"{secrets.token_hex(8)}.invalid", "auto", target, named=True)
             asked.at, asked.no_name = boottime(), asyncio.get_running_loop().create_task(work)
@@ -251,7 +251,7 @@ class Naming:
         )
         doubts.change = _Looked(now, ((name, address),), found)
         if found.lies_about_all:
-            self._asked[_way(target)].lied = now
+            self._asked[way_of(target)].lied = now
         return found
 
     async def _measure(self, measurement: Measurement, address: str) -> Look:
@@ -270,7 +270,7 @@ class Naming:
 
     async def _compare(self, target: Target, but: Collection[str]) -> tuple[int, int]:
         """For how many other names that kept their addresses there was an answer, and how many have one of these."""
-        asked = _way(target)
+        asked = way_of(target)
         others = [
             (name, known)
             for (way, name), known in self._known.items()
@@ -292,7 +292,8 @@ class Naming:
         return Look("resolve", ms, address=first, server=server or "host", name=shown, error=error), addresses
 
 
-def _way(target: Target) -> _Way:
+def way_of(target: Target) -> _Way:
+    """How names are asked for on behalf of a target."""
     return target.resolver, asked_from(target.resolver, target.source)
 
 

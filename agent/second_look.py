@@ -16,7 +16,7 @@ from agent.device.source import fits
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
-from agent.probers.result import Family
+from agent.probers.result import Family, Result
 from agent.schedule import Measurement
 from agent.verdict import Look
 
@@ -87,10 +87,8 @@ def put_down_to_the_path(measurement: Measurement) -> Measurement:
     return measurement._replace(result=msgspec.structs.replace(result, error=error))
 
 
-async def by_measuring_other(target: Target, address: str, resolver: Resolver) -> tuple[float, str | None, bool]:
-    """Measures another target with as little as may be: milliseconds to connect, or of an echo; the error's code when
-    there was no answer; and whether a certificate came.
-    """
+async def measure_least(target: Target, address: str, resolver: Resolver, seconds: float) -> Result:
+    """One try at a target, at an address that it had, by one small request or echo."""
     there = msgspec.structs.replace(
         target,
         connect_to=address,
@@ -100,7 +98,14 @@ async def by_measuring_other(target: Target, address: str, resolver: Resolver) -
         count=1,
         expect=msgspec.structs.replace(target.expect, loss=0.0),
     )
-    result = await single(prober_of(there, resolver)).probe(time.monotonic() + asking.ASK_SECONDS)
+    return await single(prober_of(there, resolver)).probe(time.monotonic() + seconds)
+
+
+async def by_measuring_other(target: Target, address: str, resolver: Resolver) -> tuple[float, str | None, bool]:
+    """Measures another target with as little as may be: milliseconds to connect, or of an echo; the error's code when
+    there was no answer; and whether a certificate came.
+    """
+    result = await measure_least(target, address, resolver, asking.ASK_SECONDS)
     connect, error = result.phases_ms.connect, result.error
     if error is None or (connect is not None and error.phase != "connect"):
         return connect or result.duration_ms, None, result.tls is not None

@@ -89,6 +89,7 @@ ARROWS = {
         "agent.device.clock",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
+        "agent.second_look",
         "agent.verdict",
     },
     "agent.naming": {

@@ -77,10 +77,10 @@ def has_route(address: str, source: str | None = None) -> bool | None:
 
     `source`: the address or the interface from which there would have to be one.
     """
-    return _leaves(address, source)[0]
+    return leaves(address, source)[0]
 
 
-def _leaves(address: str, source: str | None) -> tuple[bool | None, str]:
+def leaves(address: str, source: str | None) -> tuple[bool | None, str]:
     """Whether there is a route, and the address of this device that it leaves from; nothing is sent for that."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
@@ -113,7 +113,7 @@ class Ways:
         """
         if now - self._read > TABLES_SECONDS:
             self._routes, self._neighbours, self._own, self._read = _routes(), _neighbours(), _own_addresses(), now
-        route, leaves_from = _leaves(address, source)
+        route, leaves_from = leaves(address, source)
         if source is not None and is_address(source):
             return Way(route)
         if source is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agent.device.source import leave_by
+from agent.device.uplink import leaves
 from agent.probers import dns
 from agent.probers.faults import LOCAL_RESOURCE, is_local_network
 from agent.probers.result import Attribution, ErrorCode
@@ -221,17 +222,11 @@ def _preferred_first(addresses: Iterable[str], source: str | None) -> tuple[str,
 
 
 def _has_route(address: str, source: str | None) -> bool:
-    """Asks the routing table: connecting a datagram socket sends nothing. A link-local source leads nowhere."""
+    """A link-local source leads nowhere."""
     if address == "::1":
         return False  # of `localhost`, where servers that listen on IPv4 alone are the rule
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
-            if source is not None:
-                leave_by(asking, source)
-            asking.connect((address, 9))
-            return not ipaddress.ip_address(asking.getsockname()[0]).is_link_local
-    except OSError:
-        return False
+    route, leaves_from = leaves(address, source)
+    return route is True and not ipaddress.ip_address(leaves_from).is_link_local
 
 
 class _Question:

@@ -83,19 +83,30 @@ def wired(fault: str, mend: str, *, where: str = "device") -> Fault:
     return during
 
 
-def carried(**changes: float) -> Fault:
-    """The way between router and sites is like that."""
+def changed(part: str, **changes: object) -> Fault:
+    """A part of the world is like that."""
 
     @contextlib.contextmanager
     def during(world: World, agent: Agent) -> Iterator[None]:
-        before = {name: getattr(world.carrier, name) for name in changes}
+        that = getattr(world, part)
+        before = {name: getattr(that, name) for name in changes}
         for name, value in changes.items():
-            setattr(world.carrier, name, value)
+            setattr(that, name, value)
         yield
         for name, value in before.items():
-            setattr(world.carrier, name, value)
+            setattr(that, name, value)
 
     return during
+
+
+def carried(**changes: float) -> Fault:
+    """The way between router and sites is like that."""
+    return changed("carrier", **changes)
+
+
+def named(**changes: object) -> Fault:
+    """The resolver is like that."""
+    return changed("sites", **changes)
 
 
 def routes(kind: str) -> Fault:
@@ -104,31 +115,6 @@ def routes(kind: str) -> Fault:
         world.device_routes(kind)
         yield
         world.device_routes()
-
-    return during
-
-
-def resolver(rcode: int | None) -> Fault:
-    @contextlib.contextmanager
-    def during(world: World, agent: Agent) -> Iterator[None]:
-        world.sites.resolves = rcode
-        yield
-        world.sites.resolves = dns.NOERROR
-
-    return during
-
-
-def named(**changes: object) -> Fault:
-    """The resolver is like that."""
-
-    @contextlib.contextmanager
-    def during(world: World, agent: Agent) -> Iterator[None]:
-        before = {name: getattr(world.sites, name) for name in changes}
-        for name, value in changes.items():
-            setattr(world.sites, name, value)
-        yield
-        for name, value in before.items():
-            setattr(world.sites, name, value)
 
     return during
 
@@ -229,10 +215,10 @@ CAMPAIGNS: dict[str, dict[str, Fault]] = {
         "stopped": stopped,
     },
     "resolver": {
-        "silent": resolver(None),
-        "fails": resolver(dns.SERVFAIL),
-        "refuses": resolver(dns.REFUSED),
-        "lies": resolver(dns.NXDOMAIN),
+        "silent": named(resolves=None),
+        "fails": named(resolves=dns.SERVFAIL),
+        "refuses": named(resolves=dns.REFUSED),
+        "lies": named(resolves=dns.NXDOMAIN),
     },
     "firewall": {
         "rejects": firewall("reject"),
