@@ -13,11 +13,11 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from agent.config.model import Target
+from agent.config.model import Ip, Target
 from agent.device.clock import boottime
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
@@ -57,7 +57,7 @@ class _Known(msgspec.Struct):
     def steady(self) -> bool:
         return self.kept >= (1 if len(self.addresses) == 1 else STEADY)
 
-    def latest(self, ip: str) -> str | None:
+    def latest(self, ip: Ip) -> str | None:
         """Of that version of IP (a target's option): where another version is well says nothing about this one."""
         return next((each for each in self.addresses if ip == "auto" or (":" in each) == (ip == "6")), None)
 
@@ -100,7 +100,7 @@ class _Remembering(Resolver):
         self,
         name: str,
         *,
-        ip: Literal["auto", "4", "6"],
+        ip: Ip,
         deadline: float,
         server: str | None = None,
         source: str | None = None,
@@ -281,9 +281,7 @@ class Naming:
         pairs = [(set(each), known) for (_, each), (_, known) in zip(answers, others, strict=True) if each]
         return len(pairs), sum(not each.isdisjoint(known.addresses) for each, known in pairs)
 
-    async def _resolve(
-        self, name: str, ip: str, target: Target, *, named: bool = False
-    ) -> tuple[Look, tuple[str, ...]]:
+    async def _resolve(self, name: str, ip: Ip, target: Target, *, named: bool = False) -> tuple[Look, tuple[str, ...]]:
         """As it is asked for on behalf of the target."""
         assert self._resolver is not None
         server, seconds = target.resolver, asking.ASK_SECONDS

@@ -16,7 +16,7 @@ from agent.config.model import Config, Target
 from agent.device.clock import STEP, Clock, ClockState, boot_id, boottime, stamp
 from agent.device.identity import LastSeq, Run
 from agent.probers.prober import Prober
-from agent.probers.result import Attempt, Dns, Error, Http, Icmp, Peer, Phases, Tls
+from agent.probers.result import Attempt, Dns, Error, Http, Icmp, Peer, Phases, Tls, ms
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
 from agent.verdict import Look, Ruling, Seen, Status
@@ -340,7 +340,7 @@ class Recorder:
             wall - (started - scheduled),
             self._clock_tag(clock, started),
             started_at=stamp(wall),
-            lateness_ms=_ms(started - scheduled),
+            lateness_ms=ms(started - scheduled),
             duration_ms=result.duration_ms,
             status=ruling.status,
             phases_ms=result.phases_ms,
@@ -350,7 +350,7 @@ class Recorder:
             tls=UNSET if result.tls is None else result.tls,
             icmp=UNSET if result.icmp is None else result.icmp,
             dns=UNSET if result.dns is None else result.dns,
-            stall_ms=_ms(stall) if stall else UNSET,
+            stall_ms=ms(stall) if stall else UNSET,
             attempt=result.attempt,
             attempts=result.attempts or UNSET,
             evidence=UNSET if ruling.seen is None else ruling.seen,
@@ -447,9 +447,5 @@ class Recorder:
 
 def whole_ms(seconds: float) -> float:
     """Configured seconds as milliseconds: `10000`, not `10000.0`, which not every consumer reads as a whole number."""
-    milliseconds = _ms(seconds)
+    milliseconds = ms(seconds)
     return int(milliseconds) if milliseconds.is_integer() else milliseconds
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)

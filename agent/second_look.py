@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from agent.config.model import Target
+from agent.config.model import Ip, Target
 from agent.device.source import fits
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
@@ -46,7 +46,7 @@ async def by_resolvers(
     return await asyncio.gather(*(resolve(name, ip, resolver, server, source) for server in servers))
 
 
-async def resolve(name: str, ip: str, resolver: Resolver, server: str | None, source: str | None) -> Look:
+async def resolve(name: str, ip: Ip, resolver: Resolver, server: str | None, source: str | None) -> Look:
     """Resolves a name by a server; None is the host's own."""
     ms, error, _ = await asking.resolve(resolver, name, ip, server, asking.ASK_SECONDS, source)
     return Look("resolve", ms, server=server or "host", error=error)

@@ -62,6 +62,7 @@ Country = Annotated[
     ),
 ]
 PublicText = Annotated[str, Meta(max_length=256, extra={"public": True})]
+Ip = Literal["auto", "4", "6"]
 
 
 class Agent(msgspec.Struct, frozen=True):
@@ -224,7 +225,7 @@ class Target(msgspec.Struct, frozen=True):
     attempts: Annotated[
         int, Meta(ge=1, le=10, description="Tries of one measurement at most, within its timeout, until one is up.")
     ] = 1
-    ip: Annotated[Literal["auto", "4", "6"], Meta(description="The version of IP to use.")] = "auto"
+    ip: Annotated[Ip, Meta(description="The version of IP to use.")] = "auto"
     connect_to: (
         Annotated[str, Meta(description="This address instead of resolving.", extra={"form": "address"})] | None
     ) = None

@@ -8,10 +8,12 @@ import os
 import socket
 import time
 
+from agent.config.model import Ip
 from agent.device.source import leave_by
 from agent.probers.faults import failure_of
 from agent.probers.icmp_packet import RECVERR, Unreachable, unreachable
 from agent.probers.resolver import ResolveError, Resolver
+from agent.probers.result import ms
 
 ASK_SECONDS = 1.5  # for whoever is asked: the second packet of a connection goes after 1 s
 ANSWERS = (None, "connect_refused", "connect_reset")  # to a connection: whatever they say, somebody is there
@@ -48,7 +50,7 @@ async def connect(address: str, port: int, seconds: float, source: str | None = 
             if number:
                 told = _told(asking)
                 if at_once and _is_from_here(asking, told, address, port, number, source):
-                    return _ms(begun), "local_network"
+                    return ms(time.monotonic() - begun), "local_network"
                 if number == errno.ECONNREFUSED and told is not None and _is_another(asking, told.by, address):
                     number = errno.EHOSTUNREACH
                 raise OSError(number, os.strerror(number))
@@ -56,7 +58,7 @@ async def connect(address: str, port: int, seconds: float, source: str | None = 
         code = "connect_timeout"
     except OSError as error:
         code, _, _ = failure_of(error, address, source)
-    return _ms(begun), code
+    return ms(time.monotonic() - begun), code
 
 
 def _at_once(asking: socket.socket, address: str, port: int) -> int:
@@ -134,17 +136,13 @@ def _end(waiting: asyncio.Future[None]) -> None:
 
 
 async def resolve(
-    resolver: Resolver, name: str, ip: str, server: str | None, seconds: float, source: str | None = None
+    resolver: Resolver, name: str, ip: Ip, server: str | None, seconds: float, source: str | None = None
 ) -> tuple[float, str | None, tuple[str, ...]]:
     """Resolves: milliseconds, and the error's code, or the addresses."""
     begun = time.monotonic()
     try:
         deadline = begun + seconds
-        found = await resolver.resolve(name, ip=ip, deadline=deadline, server=server, source=source)  # type: ignore[arg-type]
+        found = await resolver.resolve(name, ip=ip, deadline=deadline, server=server, source=source)
     except ResolveError as error:
-        return _ms(begun), error.code, ()
-    return _ms(begun), None if found.addresses else "dns_no_address", found.addresses
-
-
-def _ms(begun: float) -> float:
-    return round((time.monotonic() - begun) * 1000, 3)
+        return ms(time.monotonic() - begun), error.code, ()
+    return ms(time.monotonic() - begun), None if found.addresses else "dns_no_address", found.addresses

@@ -10,9 +10,8 @@ import time
 
 import msgspec
 
-from agent.probers.families import ms
 from agent.probers.prober import Prober
-from agent.probers.result import Attempt, Result
+from agent.probers.result import Attempt, Result, ms
 
 PAUSE = 1.0  # seconds from a try's beginning to the next one's at least; no more than half of the try's time
 

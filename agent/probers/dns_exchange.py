@@ -9,9 +9,8 @@ from typing import NamedTuple
 from agent.device.source import leave_by
 from agent.probers import dns, faults
 from agent.probers.datagram import Datagrams
-from agent.probers.families import ms
 from agent.probers.icmp_packet import Unreachable
-from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases
+from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, ms
 from agent.probers.wire import Wire
 
 MOST_OTHERS = 16  # messages that answer another question, of one connection over TCP

@@ -18,9 +18,9 @@ from agent.config.model import Secret, Target
 from agent.config.regexp import Regexp, compiled
 from agent.probers import dns, dns_text
 from agent.probers.dns_exchange import Ask, Outcome, exchange
-from agent.probers.families import measure, ms
+from agent.probers.families import measure
 from agent.probers.resolver import Resolver
-from agent.probers.result import LONGEST_SHOWN, MOST_SHOWN, Dns, Error, ErrorCode, Peer, Result
+from agent.probers.result import LONGEST_SHOWN, MOST_SHOWN, Dns, Error, ErrorCode, Peer, Result, ms
 
 _RCODES: dict[str, ErrorCode] = {
     "NOERROR": "dns_answer_mismatch",

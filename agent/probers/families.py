@@ -12,7 +12,7 @@ import msgspec
 from agent.config.masking import Mask
 from agent.config.model import Target
 from agent.probers.resolver import ResolveError, Resolver, is_address
-from agent.probers.result import LONGEST_MESSAGE, Attempt, Error, Phases, Result
+from agent.probers.result import LONGEST_MESSAGE, Attempt, Error, Phases, Result, ms
 
 Try = Callable[[str, float], Awaitable[Result]]
 """Measures at a numeric address until a deadline; its result always has a peer."""
@@ -47,11 +47,6 @@ async def measure(target: Target, host: str, resolver: Resolver, deadline: float
         resolver=server,
         named=() if server is None or result.peer is None else ((host, result.peer.address),),
     )
-
-
-def ms(seconds: float) -> float:
-    """Seconds as milliseconds with three digits."""
-    return round(seconds * 1000, 3)
 
 
 async def _each(addresses: list[str], deadline: float, attempt: Try) -> tuple[Result, tuple[Attempt, ...]]:

@@ -19,10 +19,10 @@ from agent.config.model import Secret, Target
 from agent.device.source import leave_by
 from agent.probers import faults, icmp_packet
 from agent.probers.datagram import Datagrams
-from agent.probers.families import measure, ms
+from agent.probers.families import measure
 from agent.probers.icmp_packet import Unreachable
 from agent.probers.resolver import Resolver
-from agent.probers.result import Attribution, Error, ErrorCode, Icmp, Peer, Phases, Result, RoundTrips
+from agent.probers.result import Attribution, Error, ErrorCode, Icmp, Peer, Phases, Result, RoundTrips, ms
 
 LONGEST_GAP = 1.0  # seconds between two echoes at most
 

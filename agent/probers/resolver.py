@@ -14,8 +14,9 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
+from agent.config.model import Ip
 from agent.device.source import leave_by
 from agent.device.uplink import leaves
 from agent.probers import dns
@@ -75,7 +76,7 @@ class Resolver:
         self,
         name: str,
         *,
-        ip: Literal["auto", "4", "6"],
+        ip: Ip,
         deadline: float,
         server: str | None = None,
         source: str | None = None,

@@ -204,6 +204,11 @@ class Result(msgspec.Struct, frozen=True):
         return _heard(self.phases_ms, error)
 
 
+def ms(seconds: float) -> float:
+    """Seconds as milliseconds with three digits."""
+    return round(seconds * 1000, 3)
+
+
 def _heard(phases: Phases, error: Error) -> bool:
     if error.phase in ("resolve", "connect"):
         return error.code in ("connect_refused", "connect_reset")
