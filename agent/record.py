@@ -6,6 +6,7 @@ The structs are the contract: what is encoded, and the JSON Schema that is shipp
 
 import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -445,6 +446,7 @@ class Recorder:
         return ClockTag(state.synchronized, state.max_error_ms, self._boot_id, round(boottime_s, 6))
 
 
+@lru_cache(maxsize=256)
 def whole_ms(seconds: float) -> float:
     """Configured seconds as milliseconds: `10000`, not `10000.0`, which not every consumer reads as a whole number."""
     milliseconds = ms(seconds)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from agent.probers import faults
 from agent.probers.http1 import Response
-from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, Tls
+from agent.probers.result import Attribution, Error, ErrorCode, Phase, Phases, Tls, ms
 from agent.probers.tls import facts, failure_of
 from agent.probers.wire import Wire
 
@@ -216,7 +216,7 @@ class _Connection:
         for phase, mark in marks:
             # What was there before its phase began, like an answer before the request was sent, took none of it.
             ends = max(self._end if mark is None else mark, begins)
-            setattr(phases, phase, round((ends - begins) * 1000, 3))
+            setattr(phases, phase, ms(ends - begins))
             begins = ends
             if mark is None:
                 break

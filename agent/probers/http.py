@@ -14,10 +14,9 @@ from agent.probers.exchange import TlsUse, exchange
 from agent.probers.http1 import Response
 from agent.probers.redirect import PORTS, REDIRECTS, destination, method_after, origin
 from agent.probers.resolver import ResolveError, Resolver, is_address
-from agent.probers.result import LONGEST_MESSAGE, Attempt, Error, Hop, Http, Peer, Phases, Result, Tls
+from agent.probers.result import LONGEST_MESSAGE, Attempt, Error, Hop, Http, Peer, Phases, Result, Tls, ms
 from agent.probers.tls import context_of
 
-_DIGITS = 3  # of milliseconds
 _LONGEST_SHOWN = 2_048  # characters of a hop's URL: a hundred of them are a record that Kafka still takes
 # Headers sent only to the origin they were configured for (RFC 9110, section 15.4), as is every `Secret`.
 _OWN_HEADERS = {"authorization", "cookie", "proxy-authorization", "host"}
@@ -95,10 +94,10 @@ class HttpProber:
             hops.append(Hop(self._shown(request.url), tried.status_code or 0, tried.phases))
             request = following
         if hops or attempts:
-            duration = _ms(time.monotonic() - begun)
+            duration = ms(time.monotonic() - begun)
         else:
             # For a single exchange the phases are all of it, to the digit.
-            duration = round(sum(filter(None, msgspec.structs.astuple(tried.phases))), _DIGITS)
+            duration = round(sum(filter(None, msgspec.structs.astuple(tried.phases))), 3)
         return Result(
             duration_ms=duration,
             phases_ms=tried.phases,
@@ -119,11 +118,11 @@ class HttpProber:
             addresses, resolver = await self._addresses(request, deadline)
         except ResolveError as failed:
             error = Error("resolve", failed.code, failed.attribution, failed.message)
-            return _Tried(Phases(resolve=_ms(time.monotonic() - started)), error, failed.server)
+            return _Tried(Phases(resolve=ms(time.monotonic() - started)), error, failed.server)
         resolve: float | None = None
         if request.address is None:
             resolved = time.monotonic()
-            resolve, started = _ms(resolved - started), resolved
+            resolve, started = ms(resolved - started), resolved
         before: _Tried | None = None  # the first of two
         while True:
             address, *others = addresses
@@ -266,7 +265,3 @@ def _http(tried: _Tried, hops: list[Hop]) -> Http | None:
     if response is None:
         return Http(None, None, 0, len(hops), told)
     return Http(response.status_code, response.version, response.body_bytes, len(hops), told)
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, _DIGITS)

@@ -205,8 +205,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def ms(seconds: float) -> float:
-    """Seconds as milliseconds with three digits."""
-    return round(seconds * 1000, 3)
+    """Seconds as milliseconds with three digits. `round` takes three times as long, and each check has a dozen."""
+    return (seconds * 1e6 + 0.5) // 1 / 1000
 
 
 def _heard(phases: Phases, error: Error) -> bool:
