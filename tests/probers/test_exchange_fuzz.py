@@ -8,7 +8,7 @@ import time
 
 import pytest
 import uvloop
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.config.model import TlsOptions
@@ -76,6 +76,7 @@ def listening():
 
 @examples(150)
 @given(st.one_of(answers().map(lambda each: each.data), mistyped()), CUTS)
+@example(b"HTTP/1.1 200 OK\r\nLocation: /\r\n!\0", [1])
 def test_any_answer(listening, data, cuts):
     """An exchange says of an answer what the codec says of its bytes, in whatever pieces they come."""
 

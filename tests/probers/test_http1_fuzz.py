@@ -43,10 +43,13 @@ def read(data: bytes, cuts=(1 << 16,), *, method: str = "GET", eof: bool = False
 
 
 def facts(response: Response) -> tuple:
-    """What is told of it. Of a body that is too large as much was counted as came."""
+    """What is told of it. Of a body that is too large as much was counted as came; a failure leads nowhere, whether its
+    last line had come in one piece or not.
+    """
     failure = response.failure.code if response.failure is not None else None
     counted = None if failure == "body_too_large" else response.body_bytes
-    return outcome(response), failure, response.status_code, response.version, response.location, counted
+    location = None if failure else response.location
+    return outcome(response), failure, response.status_code, response.version, location, counted
 
 
 TOKEN = st.text("abcXYZ-_.!#09", min_size=1, max_size=12).map(str.encode)
