@@ -87,7 +87,7 @@ async def device():
 @pytest.fixture
 def everything_is_far(monkeypatch):
     """Loopback is as far away as the Internet."""
-    monkeypatch.setattr("agent.verdict._reach", lambda address: "far")
+    monkeypatch.setattr("agent.verdict.distance.of", lambda address: "far")
 
 
 def up(peer=FAR, connect=5.0):

@@ -118,6 +118,9 @@ ARROWS = {
     },
     "agent.timer": set(),
     "agent.verdict": {"agent.config.model", "agent.probers.result"},
+    "agent.verdict.evidence": {"agent.config.model", "agent.probers.result", "agent.verdict.distance"},
+    "agent.verdict.found": {"agent.probers.result"},
+    "agent.verdict.distance": set(),
     "agent.probers": {
         "agent.config.dns",
         "agent.config.model",
