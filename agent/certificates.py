@@ -13,26 +13,33 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from agent import second_look
 from agent.config.model import Target
 from agent.device.clock import boottime
+from agent.doubter import Doubter
 from agent.probers import asking
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
-from agent.verdict import Look
+from agent.verdict import NO_DOUBT, Doubt, Look
 
 INTERCEPTED_SECONDS = 10.0  # so long it counts for others that somebody between was seen
 MOST_ASKED = 3  # others
 
 _REFUSED = frozenset({"tls_untrusted", "tls_hostname_mismatch", "tls_cert_expired", "tls_cert_not_yet_valid"})
+_OPEN = Doubt(is_open=True)  # where nobody could ask, it is the target's
+_BETWEEN = Doubt(
+    "local", "others far from it are answered for by the same certificate, or issuer, which is none of theirs"
+)
 _NETWORK = {"ipv4": 16, "ipv6": 32}  # bits that addresses of the same operator have in common
 
 
 class _Good(NamedTuple):
     """The certificate of a target that was up, and where. `redirected`: by another name than the target's, perhaps.
 
-    `looked`: when others were asked in vain, and at which certificate of the target's.
+    `asked`: when others were asked in vain, and at which certificate of the target's.
     """
 
     target: Target
@@ -40,28 +47,29 @@ class _Good(NamedTuple):
     issuer: str | None
     peer: Peer
     redirected: bool
-    looked: tuple[float, str | None] = (-math.inf, None)
+    asked: tuple[float, str | None] = (-math.inf, None)
 
 
-class Certificates:
-    """Remembers those of the targets that were up. Times are seconds since boot."""
+class Certificates(Doubter):
+    """Remembers those of the targets that were up. `turns`: of those who measure others."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolver: Resolver, turns: asyncio.Semaphore) -> None:
+        self._resolver, self._turns = resolver, turns
         self._good: dict[str, _Good] = {}
         self._between: dict[str, float] = {}  # digests and issuers that were seen for unrelated targets, and when
 
     def note(self, target: Target, result: Result, at: float) -> None:
-        """A target was up."""
+        """See `Doubter`."""
         tls, peer = result.tls, result.peer
         if tls is None or not tls.verified or peer is None:
             return
         redirected = result.http is not None and result.http.redirects > 0
         good = _Good(target, tls.sha256, tls.issuer, peer, redirected)
         known = self._good_of(target)
-        self._good[target.id] = good if known is None else good._replace(looked=known.looked)
+        self._good[target.id] = good if known is None else good._replace(asked=known.asked)
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
-        """Forgets targets other than these (by id), or that are measured elsewhere or otherwise now."""
+        """Forgets also those that are measured elsewhere or otherwise now."""
         for target_id, good in list(self._good.items()):
             now = targets.get(target_id)
             if now is None or _where(now) != _where(good.target):
@@ -69,29 +77,30 @@ class Certificates:
             else:
                 self._good[target_id] = good._replace(target=now)
 
-    def known(self, measurement: Measurement, now: float) -> bool | None:
-        """Whether somebody between has answered, as far as that is known without asking."""
+    def known(self, measurement: Measurement, now: float) -> Doubt:
+        """See `Doubter`."""
         target, result = measurement.target, measurement.result
         foreign, good = self._foreign(target, result), self._good_of(target)
         if not foreign or good is None:
-            return False
+            return NO_DOUBT
         if any(self._between.get(each, 0.0) >= measurement.started - INTERCEPTED_SECONDS for each in foreign):
-            return True
-        at, sha256 = good.looked
+            return _BETWEEN
+        at, sha256 = good.asked
         seen = result.tls is not None and result.tls.sha256 == sha256
-        return False if seen and now - at < asking.AGAIN_SECONDS else None
+        return NO_DOUBT if seen and now - at < asking.AGAIN_SECONDS else _OPEN
 
-    async def look(self, measurement: Measurement, resolver: Resolver) -> tuple[bool, tuple[Look, ...]]:
+    async def ask(self, measurement: Measurement, at: float) -> Doubt:
         """Measures others, at the addresses where they were up."""
         target, result = measurement.target, measurement.result
-        foreign, own = self._foreign(target, result), self._good_of(target)
-        if own is None:  # the target left the configuration meanwhile
-            return False, ()
-        known = list(self._good.values())
-        random.shuffle(known)  # and not all of them are compared: of ten thousand that takes longer than a stall may
-        far = (good for good in known if not good.redirected and _is_far(good.peer, result.peer, own.peer))
-        others = list(itertools.islice(far, MOST_ASKED))
-        results = await asyncio.gather(*(_measure(each, resolver) for each in others))
+        async with self._turns:
+            foreign, before = self._foreign(target, result), self._good_of(target)
+            if before is None:  # the target left the configuration meanwhile
+                return NO_DOUBT
+            known = list(self._good.values())
+            random.shuffle(known)  # and not all are compared: of ten thousand that takes longer than a stall may
+            far = (good for good in known if not good.redirected and _is_far(good.peer, result.peer, before.peer))
+            others = list(itertools.islice(far, MOST_ASKED))
+            results = await asyncio.gather(*(self._measure(each) for each in others))
         looks = tuple(
             Look("measure", each.duration_ms, address=good.peer.address, error=_code(each))
             for good, each in zip(others, results, strict=True)
@@ -102,9 +111,14 @@ class Certificates:
         now = boottime()
         if both := foreign & shared:
             self._between = dict.fromkeys(both, now)
-        elif (own := self._good_of(target)) is not None:
-            self._good[target.id] = own._replace(looked=(now, None if result.tls is None else result.tls.sha256))
-        return bool(both), looks
+            return msgspec.structs.replace(_BETWEEN, looks=looks)
+        if (good_now := self._good_of(target)) is not None:
+            self._good[target.id] = good_now._replace(asked=(now, None if result.tls is None else result.tls.sha256))
+        return Doubt(looks=looks)
+
+    async def _measure(self, good: _Good) -> Result:
+        seconds = min(asking.ASK_SECONDS, good.target.timeout)
+        return await second_look.measure_least(good.target, good.peer.address, self._resolver, seconds)
 
     def _good_of(self, target: Target) -> _Good | None:
         good = self._good.get(target.id)
@@ -125,11 +139,6 @@ def _where(target: Target) -> tuple[object, ...]:
 
 def _code(result: Result) -> str | None:
     return None if result.error is None else result.error.code
-
-
-async def _measure(good: _Good, resolver: Resolver) -> Result:
-    seconds = min(asking.ASK_SECONDS, good.target.timeout)
-    return await second_look.measure_least(good.target, good.peer.address, resolver, seconds)
 
 
 def _is_far(other: Peer, *peers: Peer | None) -> bool:

@@ -24,12 +24,14 @@ from agent.config.masking import mask_url
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.uplink import Way, Ways
+from agent.doubter import Doubter
 from agent.naming import Naming, way_of
 from agent.probers import asking
 from agent.probers.resolver import Resolver, asked_from, is_address
-from agent.probers.result import Family, Peer, Result
+from agent.probers.result import Family, Peer, Result, ms
+from agent.refusals import Refusals
 from agent.schedule import Measurement
-from agent.verdict import PROOF_SECONDS, Evidence, Found, Look, Named, Ruling, Seen, judge, rule, vouches
+from agent.verdict import NO_DOUBT, PROOF_SECONDS, Evidence, Found, Ruling, Seen, judge, rule, vouches
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ MOST_LOOKS = 8  # at targets for a second time, at once
 MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once; and so many sources
 MOST_ASKED = 4  # other targets, of a kind
 LINKS_SECONDS = 1.0
-REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 
 _UP = Ruling("up")
 _ANYWHERE = ("192.0.2.1", "2001:db8::1")  # of documentation (RFC 5737, RFC 3849): what default routes lead to
@@ -80,14 +81,13 @@ class _Asked:
 class _Case:
     """One doubtful result."""
 
-    __slots__ = ("asked", "at", "clock", "done", "found", "look", "measurement", "naming", "way")
+    __slots__ = ("asked", "at", "clock", "done", "found", "measurement", "tasks", "way")
 
     def __init__(self, measurement: Measurement, at: float, clock: ClockState, found: Found) -> None:
         self.measurement, self.at, self.clock, self.found = measurement, at, clock, found
         self.way: Way | None = None
         self.asked: _Asked | None = None
-        self.look: asyncio.Task[None] | None = None
-        self.naming: asyncio.Task[None] | None = None
+        self.tasks: list[asyncio.Task[None]] = []  # that ask for it
         self.done: Callable[[], None] | None = None  # once it is decided
 
     @property
@@ -124,18 +124,14 @@ class Inquiry:
         self._settled, self._resolver, self._news = settled, resolver, news
         # By source, None where a target has none: what goes one way vouches for nothing that goes another.
         self._evidence: defaultdict[str | None, Evidence] = defaultdict(Evidence)
-        self._naming = Naming(resolver)
-        self._certificates = Certificates()
+        self._turns = asyncio.Semaphore(MOST_LOOKS)
+        self._doubters: tuple[Doubter, ...] = ()  # as the doubts of `Found`
+        if resolver is not None:
+            self._doubters = Refusals(self._evidence), Certificates(resolver, self._turns), Naming(resolver)
         self._ways = Ways()
         self._held: dict[_Case, None] = {}  # undecided
         self._queues: dict[str, deque[_Case | Callable[[], None]]] = {}  # by target, where one is undecided
-        # By id, with the target as it was: its last second look; when it was seen last that it refused, and not this
-        # device.
-        self._looked: dict[str, tuple[Target, float]] = {}
-        self._refused: dict[str, tuple[Target, float]] = {}
-        self._refused_here = -REFUSED_SECONDS  # when this device was seen last to refuse a connection itself
-        self._looks = asyncio.Semaphore(MOST_LOOKS)
-        self._refusals = asyncio.Semaphore(MOST_LOOKS)  # looks that are short, and do not wait for those that are not
+        self._second_looks: dict[str, tuple[Target, float]] = {}  # the last at each target, as it was
         self._references: tuple[str, ...] = ()
         self._brokers: tuple[str, ...] = ()
         self._attending: asyncio.Task[None] | None = None
@@ -153,10 +149,9 @@ class Inquiry:
         resolvers = {target.resolver for target in targets.values()}
         for evidence in self._evidence.values():
             evidence.keep_only(targets, resolvers)
-        self._naming.keep_only(targets)
-        self._certificates.keep_only(targets)
-        self._refused = {target_id: last for target_id, last in self._refused.items() if target_id in targets}
-        self._looked = {target_id: last for target_id, last in self._looked.items() if target_id in targets}
+        for doubter in self._doubters:
+            doubter.keep_only(targets)
+        self._second_looks = {each: last for each, last in self._second_looks.items() if each in targets}
 
     def uplink(self) -> tuple[float | None, str]:
         """Since when there is no way out (seconds since boot), and why that is thought; None when there is one."""
@@ -170,50 +165,50 @@ class Inquiry:
         # What came too late is no proof, though it came in the same batch.
         while self._held and (first := next(iter(self._held))).at + HOLD_SECONDS < at:
             self._close(first, at)
-        target, result = measurement.target, measurement.result
-        refused_here, asks = self._refused_here_as_known(measurement, at), self._resolver is not None
-        is_refusal = result.error is not None and result.error.code == "connect_refused"
-        if refused_here is not None or not asks:  # else it is a witness once it was looked who refused
-            names, stall = self._evidence[asked_from(target.resolver, target.source)], measurement.stall
-            self._evidence[target.source].note(target, result, at, stall, names, hearsay=asks and is_refusal)
         if measurement.stall and at - measurement.started < asking.ASK_SECONDS:
             self._stood_still = at
+        target, result = measurement.target, measurement.result
         if result.error is None:
-            self._naming.note(target, result, at)
-            self._certificates.note(target, result, at)
-            self._looked.pop(target.id, None)  # what fails after that is looked at again
-            self._refused.pop(target.id, None)
+            self._note(measurement, at)
+            for doubter in self._doubters:
+                doubter.note(target, result, at)
+            self._second_looks.pop(target.id, None)  # what fails after that is looked at again
             self.in_order(target.id, partial(self._settled, measurement, clock, _UP))
             return
-        found = Found()
-        if asks:
-            found.named = self._naming.known(measurement, at)
-            found.refused_here = refused_here
-            found.intercepted = self._certificates.known(measurement, at)
+        found = Found(doubts=[doubter.known(measurement, at) for doubter in self._doubters])
+        refusal = found.doubts[0] if found.doubts else NO_DOUBT
+        if not refusal.is_open:  # else it is a witness once it was looked who refused
+            self._note(measurement, at, hearsay=bool(found.doubts) and result.error.code == "connect_refused")
         evidence = self._evidence[_source(target, result)]
         ruling = judge(target, result, at, evidence, found, clock_synchronized=clock.synchronized)
-        if ruling is not None:
+        if ruling is None:
+            self._hold(_Case(measurement, at, clock, found))
+        else:
             self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
-            return
-        case = _Case(measurement, at, clock, found)
+
+    def _note(self, measurement: Measurement, at: float, *, hearsay: bool = False) -> None:
+        target = measurement.target
+        names = self._evidence[asked_from(target.resolver, target.source)]
+        evidence = self._evidence[target.source]
+        evidence.note(target, measurement.result, at, measurement.stall, names, hearsay=hearsay)
+
+    def _hold(self, case: _Case) -> None:
+        measurement, found, evidence = case.measurement, case.found, self._evidence[case.source]
         if case.peer is not None:
-            began = measurement.started + result.earlier_ms / 1000
-            case.found.large = self._evidence[case.source].asks_for_large(target.id, result, at)
-            case.found.before = self._evidence[case.source].other(target.id, case.peer, began, at)
+            began = measurement.started + measurement.result.earlier_ms / 1000
+            found.large = evidence.asks_for_large(measurement.target.id, measurement.result, case.at)
+            found.before = evidence.other(measurement.target.id, case.peer, began, case.at)
         self._held[case] = None
-        self._queues.setdefault(target.id, deque()).append(case)
+        self._queues.setdefault(measurement.target.id, deque()).append(case)
         if self._resolver is not None:
-            if found.named is None:
-                case.naming = self._begin(self._look_at_names(case))
-            if found.refused_here is None:
-                case.look = self._begin(self._look_at_refusal(case))
-            if found.intercepted is None:
-                case.look = self._begin(self._look_at_certificates(case))
+            for number, doubter in enumerate(self._doubters):
+                if found.doubts[number].is_open:
+                    case.tasks.append(self._begin(self._ask_doubter(doubter, number, case)))
             self._look_again(case)
             if self._attending is None:
                 self._attending = asyncio.get_running_loop().create_task(self._attend())
         if len(self._held) > MOST_HELD:
-            self._close(next(iter(self._held)), at)
+            self._close(next(iter(self._held)), case.at)
 
     def in_order(self, target_id: str, work: Callable[[], None]) -> None:
         """Does it behind what is held of this target."""
@@ -243,7 +238,8 @@ class Inquiry:
             task.cancel()
         for case in list(self._held):
             self._close(case, boottime())
-        self._naming.end()
+        for doubter in self._doubters:
+            doubter.end()
 
     async def until_all_are_settled(self) -> None:
         """Takes `HOLD_SECONDS` at most, if no more results come."""
@@ -280,10 +276,9 @@ class Inquiry:
         found, measurement, evidence = case.found, case.measurement, self._evidence[case.source]
         if now >= case.at + HOLD_SECONDS:
             found.over = True
-        if found.named is None:
-            found.named = self._naming.known(measurement, now)
-        if found.intercepted is None:
-            found.intercepted = self._certificates.known(measurement, now)
+        for number, (doubter, doubt) in enumerate(zip(self._doubters, found.doubts, strict=True)):
+            if doubt.is_open:
+                found.doubts[number] = doubter.learned(measurement, now)
         if found.after is None and case.peer is not None:
             until, large = case.at + (HOLD_SECONDS if found.large else PROOF_SECONDS), found.large
             found.after = evidence.other(measurement.target.id, case.peer, case.at, until, large=large)
@@ -298,13 +293,12 @@ class Inquiry:
             self._look_at_way(case, now)
             ruling = rule(measurement.target, measurement.result, case.at, evidence, found) or ruling
         del self._held[case]
-        for task in (case.look, case.naming):
-            if task is not None:
-                task.cancel()
+        for task in case.tasks:
+            task.cancel()
         if ruling.status == "unknown":
             self._judge_uplink(case, now)
-        looks = *(found.own or ()), *(found.named.looks if found.named else ())
-        ruling = ruling._replace(seen=self._seen(case, now), own=looks or None)
+        looks = *(found.again or ()), *(look for doubt in found.doubts for look in doubt.looks)
+        ruling = ruling._replace(seen=self._seen(case, now), looks=looks or None)
         case.done = partial(self._settled, measurement, case.clock, ruling)
 
     def _close(self, case: _Case, now: float) -> None:
@@ -341,7 +335,7 @@ class Inquiry:
             self._news.uplink_lost(case.measurement.started, why)
 
     def _seen(self, case: _Case, now: float) -> Seen:
-        way, asked, named = case.way or Way(), case.asked or _Asked(), case.found.named or Named()
+        way, asked, doubts = case.way or Way(), case.asked or _Asked(), case.found.doubts
         return Seen(
             route=way.route,
             interface=way.interface,
@@ -354,10 +348,10 @@ class Inquiry:
             answered=asked.answered,
             names_asked=asked.names_asked,
             names_found=asked.names_found,
-            names_compared=named.compared,
-            names_kept=named.kept,
+            names_compared=sum(each.compared for each in doubts),
+            names_kept=sum(each.kept for each in doubts),
             loss=self._evidence[case.source].lossy(case.measurement.target.id, now),
-            waited_ms=round((now - case.at) * 1000, 3),
+            waited_ms=ms(now - case.at),
         )
 
     async def _attend(self) -> None:
@@ -385,6 +379,15 @@ class Inquiry:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("asking once more failed", exc_info=error)
 
+    async def _ask_doubter(self, doubter: Doubter, number: int, case: _Case) -> None:
+        doubt = await doubter.ask(case.measurement, case.at)
+        if doubt.whose == "path":
+            case.measurement = second_look.put_down_to_the_path(case.measurement)
+            case.found.again, doubt = doubt.looks, NO_DOUBT
+        case.found.doubts[number] = doubt
+        if case in self._held:
+            self._try(case, boottime())
+
     # The target itself
 
     def _look_again(self, case: _Case) -> None:
@@ -393,63 +396,18 @@ class Inquiry:
             return
         if not case.resolver_is_blamed and case.peer is None:
             return
-        last, quick = _last(self._looked, target), self._evidence[case.source].last_quick
+        last, quick = second_look.last_of(target, self._second_looks), self._evidence[case.source].last_quick
         silent_still = quick(target.id) <= last and case.at - last < asking.AGAIN_SECONDS
         if silent_still and case.found.before is not None:
             return
-        case.found.own = None  # that it was silent once is not enough: what was lost on the way looks the same
+        case.found.again = None  # that it was silent once is not enough: what was lost on the way looks the same
         if not case.resolver_is_blamed:
-            case.look = self._begin(self._second_look(case))
-
-    def _refused_here_as_known(self, measurement: Measurement, at: float) -> bool | None:
-        error = measurement.result.error
-        if error is None or error.code not in ("connect_refused", "connect_reset"):
-            return False
-        last = _last(self._refused, measurement.target)
-        return None if at - last >= asking.AGAIN_SECONDS else False
-
-    async def _look_at_certificates(self, case: _Case) -> None:
-        assert self._resolver is not None
-        async with self._looks:
-            found, looks = await self._certificates.look(case.measurement, self._resolver)
-        case.found.intercepted, case.found.own = found, looks
-        if case in self._held:
-            self._try(case, boottime())
-
-    async def _look_at_refusal(self, case: _Case) -> None:
-        peer = case.peer
-        assert peer is not None
-        async with self._refusals:
-            ms, error = await asking.connect(peer.address, peer.port or 0, asking.ASK_SECONDS, case.source)
-        if error == "local_resource":
-            return  # nothing was seen
-        now = boottime()
-        if error == "local_network":
-            self._refused_here = now
-        case.found.own = (Look("connect", ms, address=peer.address, port=peer.port, error=error),)
-        # To one that takes connections now it was perhaps let out again.
-        lately = self._refused_here >= case.at - REFUSED_SECONDS
-        case.found.refused_here = here = lately and error != "connect_refused"
-        failed = case.measurement.result.error
-        assert failed is not None
-        if not here and failed.code == "connect_refused" and error not in asking.ANSWERS:
-            case.measurement = second_look.put_down_to_the_path(case.measurement)  # it was, or may be, another's word
-        elif not here:
-            self._refused[case.measurement.target.id] = case.measurement.target, now
-            if error == "connect_refused":
-                self._evidence[case.source].heard(case.measurement.target.id, peer, ms, now)
-        if case in self._held:
-            self._try(case, now)
-
-    async def _look_at_names(self, case: _Case) -> None:
-        case.found.named = await self._naming.look(case.measurement)
-        if case in self._held:
-            self._try(case, boottime())
+            case.tasks.append(self._begin(self._second_look(case)))
 
     async def _second_look(self, case: _Case, other: Target | None = None) -> None:
         measurement, target, resolver = case.measurement, case.measurement.target, self._resolver
         assert resolver is not None
-        async with self._looks:
+        async with self._turns:
             if case.resolver_is_blamed:
                 servers = [target.resolver, *self._evidence[case.source].other_resolvers(target)][:2]
                 looks = await second_look.by_resolvers(measurement, resolver, servers, case.source)
@@ -459,14 +417,14 @@ class Inquiry:
                     again = await second_look.resolve(name, other.ip, resolver, server, case.source)
                     case.found.names = case.found.names and again.error is None
             else:
-                self._looked[target.id] = target, case.at
+                self._second_looks[target.id] = target, case.at
                 if measurement.prober.type in _HARMLESS:
                     looks = [await second_look.by_measuring(measurement)]
                 else:
                     looks = await second_look.at_addresses(measurement, resolver, case.source)
-        case.found.own = tuple(looks)
+        case.found.again = tuple(looks)
         if looks and looks[0].error == "local_network":
-            self._looked.pop(target.id, None)  # what this device does to itself is looked at each time
+            self._second_looks.pop(target.id, None)  # what this device does to itself is looked at each time
         now = boottime()
         if not case.resolver_is_blamed and looks and looks[0].error is None and not measurement.result.heard:
             self._evidence[case.source].lost(target.id, now)
@@ -554,7 +512,7 @@ class Inquiry:
                 case.found.names = len(found) * 2 > len(looks)
             # Only now: a resolver that has got well meanwhile finds this name, too.
             if case in self._held:
-                case.look = self._begin(self._second_look(case, next(iter(found), None)))
+                case.tasks.append(self._begin(self._second_look(case, next(iter(found), None))))
 
     async def _ask_reference(self, asked: _Asked, reference: str, families: Collection[Family]) -> None:
         assert self._resolver is not None
@@ -568,12 +526,6 @@ def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Targe
     way = way_of(of)
     found = (each for each, result in known if result.resolver is not None and way_of(each) == way)
     return (each for each in found if not is_address(second_look.host_of(each)))
-
-
-def _last(known: dict[str, tuple[Target, float]], target: Target) -> float:
-    """When, if that was under the options that the target has."""
-    before, at = known.get(target.id, (target, -asking.AGAIN_SECONDS))
-    return at if before == target else -asking.AGAIN_SECONDS
 
 
 def _chosen(those: Iterable[T]) -> list[T]:

@@ -2,8 +2,8 @@
 
 A resolver that lies (a captive portal's, a hijacked or broken one) leads to somebody else, who refuses, answers wrongly
 or says nothing. It is asked for a name that cannot exist; and when a name has another address than those at which its
-target was up, the target is measured at one of these, and other names are asked for. What is thought of the answers is
-in `agent.verdict.Named`. Nothing is asked while all is well, and of a target that keeps failing rarely.
+target was up, the target is measured at one of these, and other names are asked for. Nothing is asked while all is
+well, and of a target that keeps failing rarely.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ import msgspec
 
 from agent.config.model import Ip, Target
 from agent.device.clock import boottime
+from agent.doubter import Doubter
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolved, Resolver, asked_from
 from agent.probers.result import Result
 from agent.schedule import Measurement
-from agent.verdict import Look, Named
+from agent.verdict import NO_DOUBT, Doubt, Look
 
 STEADY = 5  # times in a row that a target was up at an address which its name had before, where there were several
 MOVED_SECONDS = 3600.0  # so long a single name is not believed to have moved from an address at which it is well
@@ -40,6 +41,7 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that may be repeated (R
 _Way = tuple[str | None, str | None]  # how a name is asked for: the option `resolver`, and from where that is asked
 _Name = tuple[_Way, str]
 _NoName = asyncio.Task[tuple[Look, tuple[str, ...]]]
+_OPEN = Doubt(is_open=True)  # where nobody could ask, the resolver is believed
 
 
 class _Known(msgspec.Struct):
@@ -62,20 +64,20 @@ class _Known(msgspec.Struct):
         return next((each for each in self.addresses if ip == "auto" or (":" in each) == (ip == "6")), None)
 
 
-class _Looked(NamedTuple):
-    """A look at what was named for a target: at all of it, or at one name's address that was new."""
+class _Thought(NamedTuple):
+    """What was thought of what was `named` for a target: of all of it, or of one name's address that was new."""
 
     at: float
     named: tuple[tuple[str, str], ...]
-    found: Named
+    doubt: Doubt
 
 
 class _Doubted(msgspec.Struct):
-    """The last looks on behalf of a target, as it was then."""
+    """The last thoughts on behalf of a target, as it was then."""
 
     target: Target
-    looked: _Looked | None = None
-    change: _Looked | None = None
+    of_all: _Thought | None = None
+    of_change: _Thought | None = None
 
 
 class _Asked(msgspec.Struct):
@@ -112,21 +114,21 @@ class _Remembering(Resolver):
         return await self._others.resolve(name, ip=ip, deadline=deadline, server=server, source=source)
 
 
-class Naming:
-    """Remembers addresses, and looks at those that fail. Without a resolver nothing is doubted."""
+class Naming(Doubter):
+    """Remembers addresses, and asks for those that fail."""
 
-    def __init__(self, resolver: Resolver | None) -> None:
+    def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._known: dict[_Name, _Known] = {}
         self._doubted: dict[str, _Doubted] = {}  # by target id
         self._asked: defaultdict[_Way, _Asked] = defaultdict(_Asked)
-        self._looks = asyncio.Semaphore(MOST_LOOKS)
+        self._turns = asyncio.Semaphore(MOST_LOOKS)
 
     def __len__(self) -> int:
         return len(self._known)
 
     def note(self, target: Target, result: Result, at: float) -> None:
-        """A target was up."""
+        """See `Doubter`."""
         if not result.named:
             return
         way = way_of(target)
@@ -149,7 +151,7 @@ class Naming:
             known.kept += known.target.id == target.id
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
-        """Forgets what was seen by targets other than these (by id), or for other names or by other resolvers."""
+        """Forgets also the resolvers that nobody has, unless they are being asked."""
         for key, known in list(self._known.items()):
             now = targets.get(known.target.id)
             if now is None or (now.url, way_of(now)) != (known.target.url, way_of(known.target)):
@@ -163,36 +165,42 @@ class Naming:
             del self._asked[way]
 
     def end(self) -> None:
-        """Asks nobody any more."""
+        """See `Doubter`."""
         for asked in self._asked.values():
             if asked.no_name is not None:
                 asked.no_name.cancel()
 
-    def known(self, measurement: Measurement, now: float) -> Named | None:
-        """What is to be thought of it as far as that is known without asking."""
+    def known(self, measurement: Measurement, now: float) -> Doubt:
+        """See `Doubter`."""
         target, result = measurement.target, measurement.result
-        if self._resolver is None or not result.named:
-            return Named()
+        if not result.named:
+            return NO_DOUBT
         if self._lied(way_of(target), measurement.started) and self._is_new(target, result):
-            return Named(liar=True)
+            return Doubt("resolver", "the resolver gave wrong addresses for other names just then")
         doubted = self._doubted.get(target.id)
-        last = None if doubted is None or doubted.target != target else doubted.looked
+        last = None if doubted is None or doubted.target != target else doubted.of_all
         if last is not None and last.named == result.named and now - last.at < asking.AGAIN_SECONDS:
-            return msgspec.structs.replace(last.found, looks=())
-        return None
+            return msgspec.structs.replace(last.doubt, looks=())
+        return _OPEN
 
-    async def look(self, measurement: Measurement) -> Named:
-        """Asks."""
+    async def ask(self, measurement: Measurement, at: float) -> Doubt:
+        """See `Doubter`.
+
+        A resolver that answers for names that do not exist may be right about those that do, hence: the same address.
+        """
         target, result = measurement.target, measurement.result
         no_name = self._ask_for_no_name(target, measurement.started)
         await asyncio.wait([no_name], timeout=SOON_SECONDS)
-        found, changed = Named(), self._changed(target, result)
+        doubt, changed = NO_DOUBT, self._changed(target, result)
         if changed is not None and not (no_name.done() and _wildcard(result, no_name)):
-            found = await self._look_at_change(measurement, *changed)
+            doubt = await self._ask_about_change(measurement, *changed)
         look, _ = await asyncio.shield(no_name)
-        found = msgspec.structs.replace(found, by_wildcard=_wildcard(result, no_name), looks=(look, *found.looks))
-        self._doubts(target).looked = _Looked(boottime(), result.named, found)
-        return found
+        doubt = msgspec.structs.replace(doubt, looks=(look, *doubt.looks))
+        if (address := _wildcard(result, no_name)) is not None:
+            why = f"the resolver answers with {address} for names that do not exist"
+            doubt = msgspec.structs.replace(doubt, whose="resolver", why=why)
+        self._doubts(target).of_all = _Thought(boottime(), result.named, doubt)
+        return doubt
 
     def _doubts(self, target: Target) -> _Doubted:
         last = self._doubted.get(target.id)
@@ -225,39 +233,44 @@ class Naming:
             asked.at, asked.no_name = boottime(), asyncio.get_running_loop().create_task(work)
         return asked.no_name
 
-    async def _look_at_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Named:
+    async def _ask_about_change(self, measurement: Measurement, name: str, address: str, known: _Known) -> Doubt:
+        """A name that has a new address may have moved, and some have another one each time, which excuses nobody.
+
+        It is steady that kept its addresses until lately. It is taken back when the resolver, asked again, gives one
+        of these, and the failed one no more.
+        """
         target, steady = measurement.target, known.steady
         if (latest := known.latest(target.ip)) is None:
-            return Named()
+            return NO_DOUBT
         doubts = self._doubts(target)
-        last = doubts.change
+        last = doubts.of_change
         lately = last is not None and name in dict(last.named) and boottime() - last.at < asking.AGAIN_SECONDS
-        if last is not None and lately and (last.found.doubt or not steady):
-            return msgspec.structs.replace(last.found, looks=())
-        async with self._looks:
-            own, (again, addresses), (compared, kept) = await asyncio.gather(
+        if last is not None and lately and (last.doubt.whose or not steady):
+            return msgspec.structs.replace(last.doubt, looks=())
+        async with self._turns:
+            there, (again, addresses), (compared, kept) = await asyncio.gather(
                 self._measure(measurement, latest),
                 self._resolve(name, target.ip, target),
                 self._compare(target, {name for name, _ in measurement.result.named}),
             )
         now = boottime()
-        found = Named(
-            well_at=own.address if own.error is None else None,
-            steady=steady and now - known.at < MOVED_SECONDS,
-            taken_back=address not in addresses and any(each in known.addresses for each in addresses),
-            compared=compared,
-            kept=kept,
-            looks=(own, again),
-        )
-        doubts.change = _Looked(now, ((name, address),), found)
-        if found.lies_about_all:
-            self._asked[way_of(target)].lied = now
-        return found
+        steady = steady and now - known.at < MOVED_SECONDS
+        taken_back = address not in addresses and any(each in known.addresses for each in addresses)
+        lies_about_all, why = compared > 2 * kept, ""
+        if there.error is None:
+            if lies_about_all:
+                self._asked[way_of(target)].lied = now
+            if steady and taken_back:
+                why = f"it is well at {latest}, which is the address that the resolver gives again"
+            elif lies_about_all or (steady and not compared):
+                why = f"it is well at {latest}, the address that it had before"
+        doubt = Doubt("resolver" if why else None, why, looks=(there, again), compared=compared, kept=kept)
+        doubts.of_change = _Thought(now, ((name, address),), doubt)
+        return doubt
 
     async def _measure(self, measurement: Measurement, address: str) -> Look:
         """At the address that was known; a request that may not be repeated is not."""
         target, peer = measurement.target, measurement.result.peer
-        assert self._resolver is not None
         seconds = min(asking.ASK_SECONDS, target.timeout)
         if measurement.prober.type == "http" and target.method not in _SAFE:
             port = 80 if peer is None or peer.port is None else peer.port
@@ -283,7 +296,6 @@ class Naming:
 
     async def _resolve(self, name: str, ip: Ip, target: Target, *, named: bool = False) -> tuple[Look, tuple[str, ...]]:
         """As it is asked for on behalf of the target."""
-        assert self._resolver is not None
         server, seconds = target.resolver, asking.ASK_SECONDS
         ms, error, addresses = await asking.resolve(self._resolver, name, ip, server, seconds, target.source)
         first, shown = next(iter(addresses), None), name if named else None

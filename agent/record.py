@@ -355,7 +355,7 @@ class Recorder:
             attempt=result.attempt,
             attempts=result.attempts or UNSET,
             evidence=UNSET if ruling.seen is None else ruling.seen,
-            second_look=UNSET if ruling.own is None else ruling.own,
+            second_look=UNSET if ruling.looks is None else ruling.looks,
         )
 
     def missed(self, missed: Missed, clock: ClockState) -> Record:

@@ -6,7 +6,7 @@ is in what it returns.
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -77,6 +77,12 @@ async def of_reference(
     able = [each for each in addresses if fits(source, each)]
     first = {"ipv6" if ":" in each else "ipv4": each for each in reversed(able)}
     return [first[family] for family in sorted(families) if family in first] or able[:1], port
+
+
+def last_of(target: Target, those: Mapping[str, tuple[Target, float]]) -> float:
+    """When it was looked at last, under the options that it has; `those` are by id, with the target as it was."""
+    before, at = those.get(target.id, (target, -asking.AGAIN_SECONDS))
+    return at if before == target else -asking.AGAIN_SECONDS
 
 
 def put_down_to_the_path(measurement: Measurement) -> Measurement:

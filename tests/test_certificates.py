@@ -108,8 +108,8 @@ async def test_one_certificate_for_all(world):
     world.between = dict.fromkeys(HOSTS, (("portal.example",), "portal"))
     ruling = await world.measure("a")
     assert is_local(ruling)
-    assert [(look.what, look.error) for look in ruling.own] == [("measure", "tls_untrusted")] * 2
-    assert {look.address for look in ruling.own} == {HOSTS["b"], HOSTS["c"]}
+    assert [(look.what, look.error) for look in ruling.looks] == [("measure", "tls_untrusted")] * 2
+    assert {look.address for look in ruling.looks} == {HOSTS["b"], HOSTS["c"]}
     world.connections = 0
     assert is_local(await world.measure("b"))
     assert is_local(await world.measure("a"))
@@ -166,7 +166,7 @@ async def test_what_was_never_up():
 
 async def test_what_left_is_forgotten(world):
     """A target that is not configured any more, or measures something else under its id, is no witness."""
-    known, a = module.Certificates(), world.targets["a"]
+    known, a = module.Certificates(world.resolver, asyncio.Semaphore()), world.targets["a"]
     result = await prober_of(a, Resolver()).probe(time.monotonic() + 5)
     changes = {"url": "https://other.example/", "connect_to": "127.4.0.1", "tls": TlsOptions()}
     for targets in ({}, *({"a": msgspec.structs.replace(a, **{key: value})} for key, value in changes.items())):

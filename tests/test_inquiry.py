@@ -241,7 +241,7 @@ async def test_who_is_asked(everything_is_far, nowhere):
         assert broker.connections == 0
         seen = device.rulings[-1].seen
         assert (seen.asked, seen.answered) == (MOST_ASKED + 8, MOST_ASKED + 8)
-        assert [(look.what, look.error) for look in device.rulings[-1].own] == [("connect", "connect_timeout")]
+        assert [(look.what, look.error) for look in device.rulings[-1].looks] == [("connect", "connect_timeout")]
 
 
 async def test_brokers_are_asked_where_there_are_no_two_others(everything_is_far, nowhere):

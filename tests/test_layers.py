@@ -71,8 +71,10 @@ ARROWS = {
         "agent.device.clock",
         "agent.device.source",
         "agent.device.uplink",
+        "agent.doubter",
         "agent.naming",
         "agent.probers",
+        "agent.refusals",
         "agent.schedule",  # plain `Measurement`
         "agent.second_look",
         "agent.verdict",
@@ -87,6 +89,16 @@ ARROWS = {
     "agent.certificates": {
         "agent.config.model",
         "agent.device.clock",
+        "agent.doubter",
+        "agent.probers",
+        "agent.schedule",  # plain `Measurement`
+        "agent.second_look",
+        "agent.verdict",
+    },
+    "agent.refusals": {
+        "agent.config.model",
+        "agent.device.clock",
+        "agent.doubter",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
         "agent.second_look",
@@ -95,7 +107,14 @@ ARROWS = {
     "agent.naming": {
         "agent.config.model",
         "agent.device.clock",
+        "agent.doubter",
         "agent.probers",
+        "agent.schedule",  # plain `Measurement`
+        "agent.verdict",
+    },
+    "agent.doubter": {
+        "agent.config.model",
+        "agent.probers.result",
         "agent.schedule",  # plain `Measurement`
         "agent.verdict",
     },

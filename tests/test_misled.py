@@ -13,6 +13,7 @@ from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Error, Peer, Phases, Result, Tls
 from agent.schedule import Measurement
+from agent.verdict import NO_DOUBT
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import CONTEXT, answers, says, site
 from tests.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
@@ -200,14 +201,14 @@ def test_the_file_of_the_bonding_driver(tmp_path, monkeypatch):
 
 async def test_a_target_that_leaves_while_others_are_asked_for_it(caplog):
     """A reload takes it away before its turn has come: nothing is raised."""
-    known = Certificates()
+    known = Certificates(Resolver(), asyncio.Semaphore())
     made, result = good(1)
     known.note(made, result, 1.0)
     wrong = Tls("TLSv1.3", "x", False, sha256="bad", issuer="CN=bad")
     failed = Result(5.0, Phases(connect=5.0), Error("tls", "tls_untrusted", "target", "x"), peer=result.peer, tls=wrong)
     known.keep_only({})
     measurement = Measurement(made, prober_of(made, Resolver()), boottime(), boottime(), 0.0, failed)
-    assert await known.look(measurement, Resolver()) == (False, ())
+    assert await known.ask(measurement, boottime()) == NO_DOUBT
 
 
 async def test_a_name_is_judged_by_the_resolver_that_is_measured_with(everything_is_far):

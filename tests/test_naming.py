@@ -141,7 +141,7 @@ async def test_one_address_for_all_names(world):
     world.named = {}
     ruling = await world.measure("n1.example")
     assert is_doubted(ruling, f"HTTP 404, expected 200-399; but the resolver answers with {ELSEWHERE} for names that")
-    (look,) = ruling.own
+    (look,) = ruling.looks
     assert (look.what, look.address, look.server) == ("resolve", ELSEWHERE, "host")
     assert look.name.endswith(".invalid")
     assert is_doubted(await world.measure("n1.example"), "for names that do not exist")
@@ -160,7 +160,7 @@ async def test_a_site_that_never_was_well(world):
     world.served["n1.example"] = set()
     ruling = await world.measure("n1.example")
     assert is_down(ruling)
-    assert [(look.what, look.error) for look in ruling.own] == [("resolve", "dns_nxdomain")]
+    assert [(look.what, look.error) for look in ruling.looks] == [("resolve", "dns_nxdomain")]
 
 
 async def test_all_on_one_server_that_dies(world):
@@ -183,7 +183,7 @@ async def test_wrong_addresses_for_all(world):
     ruling = await world.measure("n1.example")
     assert is_doubted(ruling, "it is well at 127.7.1.1, the address that it had before")
     assert (ruling.seen.names_compared, ruling.seen.names_kept) == (3, 0)
-    looks = [(look.what, look.address, look.error) for look in ruling.own]
+    looks = [(look.what, look.address, look.error) for look in ruling.looks]
     assert looks[1:] == [("measure", "127.7.1.1", None), ("resolve", "127.7.9.10", None)]
     # That is enough for all others.
     world.requests.clear()
@@ -302,7 +302,7 @@ async def test_what_must_not_be_repeated_is_not(world):
     world.named["n1.example"] = [ELSEWHERE]
     ruling = await world.measure("n1.example", method="POST")
     assert is_doubted(ruling, "it is well at 127.7.1.1")
-    assert [look.what for look in ruling.own] == ["resolve", "connect", "resolve"]
+    assert [look.what for look in ruling.looks] == ["resolve", "connect", "resolve"]
     assert world.requests == {("n1.example", ELSEWHERE): 1}
 
 
@@ -342,7 +342,7 @@ async def test_what_nobody_asks_any_more_is_forgotten(world):
     """With the targets of a resolver goes what is known of it, and of them."""
     target = target_of(f"http://n1.example:{world.port}/", id="n1.example", labels={"now": "other"})
     world.served["n1.example"] = set()
-    known = world.inquiry._naming
+    (known,) = (each for each in world.inquiry._doubters if isinstance(each, Naming))
     assert is_down(await world.measure("n1.example"))
     known.keep_only({target.id: target})
     assert (len(known._doubted), len(known._asked)) == (0, 1)

@@ -94,13 +94,13 @@ def test_an_answer_before_or_after_alone_proves_nothing(sightings):
 
 def test_silent_twice():
     """When the target is silent again as it is asked again, another's answer right after is enough."""
-    assert status(silence(), heard((OTHER, answer(), 0.1)), own=(SILENT,)) == "down"
+    assert status(silence(), heard((OTHER, answer(), 0.1)), again=(SILENT,)) == "down"
 
 
 def test_the_target_is_no_proof_for_itself():
     """Its own answer says nothing about the way out, but does not hide another's either."""
-    assert status(silence(), heard((OTHER, answer(), 0.1), (HERE, answer(), 0.2)), own=(SILENT,)) == "down"
-    assert status(silence(), heard((HERE, answer(), 0.2)), own=(SILENT,), over=True) == "unknown"
+    assert status(silence(), heard((OTHER, answer(), 0.1), (HERE, answer(), 0.2)), again=(SILENT,)) == "down"
+    assert status(silence(), heard((HERE, answer(), 0.2)), again=(SILENT,), over=True) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_target_is_no_proof_for_itself():
 )
 def test_what_is_no_proof_of_the_uplink(result):
     """Only a quick answer from as far away, in the same family, proves the way out."""
-    assert status(silence(), heard((OTHER, result, 0.1)), own=(SILENT,), over=True) == "unknown"
+    assert status(silence(), heard((OTHER, result, 0.1)), again=(SILENT,), over=True) == "unknown"
 
 
 def test_who_vouches_for_whom():
@@ -128,13 +128,13 @@ def test_who_vouches_for_whom():
     assert not vouches("192.168.1.1", "9.9.9.9")
     assert not vouches("127.0.0.1", "192.168.1.1")
     assert not vouches("9.9.9.9", "2620:fe::9")
-    assert status(silence(NEAR), heard((OTHER, answer(), 0.1)), own=(SILENT,)) == "down"
+    assert status(silence(NEAR), heard((OTHER, answer(), 0.1)), again=(SILENT,)) == "down"
 
 
 def test_a_refusal_elsewhere_proves_the_uplink():
     """Even a refused connection came back from beyond."""
     refused = failed("connect_refused", "target", "connect")
-    assert status(silence(), heard((OTHER, refused, 0.1)), own=(SILENT,)) == "down"
+    assert status(silence(), heard((OTHER, refused, 0.1)), again=(SILENT,)) == "down"
 
 
 def test_silence_on_loopback_is_the_targets_own():
@@ -146,16 +146,16 @@ def test_silence_on_loopback_is_the_targets_own():
 def test_a_second_look_is_waited_for():
     """While the target is asked again nothing is decided, though others answer."""
     evidence = heard((OTHER, answer(), 0.1))
-    assert verdict(silence(), evidence, own=None) is None
-    assert status(silence(), evidence, own=(SILENT,)) == "down"
-    assert status(silence(), evidence, own=None, over=True) == "unknown"
-    assert status(silence(), evidence, own=None, before="other", over=True) == "down"
+    assert verdict(silence(), evidence, again=None) is None
+    assert status(silence(), evidence, again=(SILENT,)) == "down"
+    assert status(silence(), evidence, again=None, over=True) == "unknown"
+    assert status(silence(), evidence, again=None, before="other", over=True) == "down"
 
 
 def test_silent_and_then_not():
     """What answers as soon as it is asked again may have been silent or lost on the way: nobody knows."""
     evidence = heard((OTHER, answer(), 0.1))
-    assert verdict(silence(), evidence, own=(ANSWERS,)) == ("unknown", "connect_timeout", "unknown")
+    assert verdict(silence(), evidence, again=(ANSWERS,)) == ("unknown", "connect_timeout", "unknown")
 
 
 def test_connections_are_taken_and_nothing_said():
@@ -163,22 +163,22 @@ def test_connections_are_taken_and_nothing_said():
     to tell. A request that had to be sent again may have been lost.
     """
     quiet = failed("http_timeout_headers", "path")
-    assert verdict(quiet, Evidence(), own=(ANSWERS,)) == ("down", "http_timeout_headers", "path")
-    assert status(quiet, Evidence(), own=(SILENT,), over=True) == "unknown"
+    assert verdict(quiet, Evidence(), again=(ANSWERS,)) == ("down", "http_timeout_headers", "path")
+    assert status(quiet, Evidence(), again=(SILENT,), over=True) == "unknown"
     assert status(quiet, Evidence(), over=True) == "unknown"
-    assert status(quiet, Evidence(), own=(Look("connect", 1020.0),), over=True) == "unknown"
+    assert status(quiet, Evidence(), again=(Look("connect", 1020.0),), over=True) == "unknown"
     resent = failed("http_timeout_headers", "path", resent=True)
-    assert status(resent, Evidence(), own=(ANSWERS,), over=True) == "unknown"
-    assert status(resent, heard((OTHER, answer(), 0.1)), own=(ANSWERS,)) == "down"
+    assert status(resent, Evidence(), again=(ANSWERS,), over=True) == "unknown"
+    assert status(resent, heard((OTHER, answer(), 0.1)), again=(ANSWERS,)) == "down"
 
 
 def test_signs_of_loss():
     """While others have to be asked twice, silence proves nothing; after a while it does again."""
     evidence = heard((OTHER, answer(), -10.0), (OTHER, answer(connect=1020.0), -5.0), (target("c"), answer(), 0.1))
-    assert status(silence(), evidence, own=(SILENT,)) == "unknown"
+    assert status(silence(), evidence, again=(SILENT,)) == "unknown"
     later = heard((OTHER, answer(), -100.0), (OTHER, answer(connect=1020.0), -LOSS_SECONDS - 1))
     later.note(target("c"), answer(), AT + 0.1)
-    assert status(silence(), later, own=(SILENT,)) == "down"
+    assert status(silence(), later, again=(SILENT,)) == "down"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_signs_of_loss():
 def test_one_that_answers_the_second_try(tried, verdict):
     """An address that was silent and then answered is a sign of loss; one that had answered, if wrongly, is none."""
     evidence = heard((OTHER, msgspec.structs.replace(answer(), attempts=(tried,), attempt=2), 0.1))
-    assert status(silence(), evidence, own=(SILENT,)) == verdict
+    assert status(silence(), evidence, again=(SILENT,)) == verdict
 
 
 def test_one_that_answers_the_second_try_of_a_device_that_stood_still():
@@ -205,24 +205,24 @@ def test_one_that_answers_the_second_try_of_a_device_that_stood_still():
     silent = Attempt("9.9.9.9", Phases(connect=900.0), Error("connect", "connect_timeout", "path", "x"))
     tried = msgspec.structs.replace(answer(), attempts=(silent,), attempt=2)
     evidence.note(OTHER, tried, AT + 0.1, stall=0.3)
-    assert status(silence(), evidence, own=(SILENT,)) == "down"
+    assert status(silence(), evidence, again=(SILENT,)) == "down"
 
 
 def test_one_that_loses_packets_of_its_own():
     """Of many, one alone that has to be asked twice excuses nobody; two do. Nor does one that was always slow."""
     evidence = heard(*((target(f"t{n}"), answer(), 0.1 * n) for n in range(5)))
     evidence.lost("t1", AT)
-    assert status(silence(), evidence, own=(SILENT,)) == "down"
+    assert status(silence(), evidence, again=(SILENT,)) == "down"
     evidence.lost("t2", AT)
-    assert status(silence(), evidence, own=(SILENT,)) == "unknown"
+    assert status(silence(), evidence, again=(SILENT,)) == "unknown"
     slow = [(target(f"s{n}"), answer(connect=1500.0), -n) for n in range(9)]
-    assert status(silence(), heard(*slow, (OTHER, answer(), 0.1)), own=(SILENT,)) == "down"
+    assert status(silence(), heard(*slow, (OTHER, answer(), 0.1)), again=(SILENT,)) == "down"
 
 
 def test_own_signs_are_not_held_for_it():
     """That the target itself had to be asked twice before does not excuse it now."""
     evidence = heard((HERE, answer(), -10.0), (HERE, answer(connect=1020.0), -5.0), (OTHER, answer(), 0.1))
-    assert status(silence(), evidence, own=(SILENT,)) == "down"
+    assert status(silence(), evidence, again=(SILENT,)) == "down"
 
 
 def test_a_link_that_was_down():
@@ -239,7 +239,7 @@ def test_resolver_trouble_needs_a_resolver_that_finds_others():
     assert status(no_name(), evidence, names=False) == "unknown"
     assert verdict(no_name(), evidence, names=True) == ("down", "dns_servfail", "resolver")
     failed_again = (Look("resolve", 5.0, error="dns_servfail"),)
-    assert status(no_name(), evidence, names=True, own=failed_again) == "down"
+    assert status(no_name(), evidence, names=True, again=failed_again) == "down"
 
 
 def test_a_resolver_that_answers_from_memory():
@@ -254,7 +254,7 @@ def test_a_name_that_is_found_after_all(error):
     evidence = heard((OTHER, answer(resolver="192.0.2.53"), -0.1), (OTHER, answer(resolver="192.0.2.53"), 0.1))
     failure = no_name(error, "target" if error == "dns_nxdomain" else "resolver")
     again = Look("resolve", 5.0, error=error), Look("resolve", 5.0, server="192.0.2.99")
-    assert verdict(failure, evidence, names=True, own=again) == ("unknown", error, "resolver")
+    assert verdict(failure, evidence, names=True, again=again) == ("unknown", error, "resolver")
 
 
 @pytest.mark.parametrize("code", ["dns_nxdomain", "dns_no_address"])
@@ -322,8 +322,8 @@ def test_echoes_that_come_back_the_second_time():
     evidence = heard((OTHER, answer(), -0.1), (OTHER, answer(), 0.1))
     for icmp in (NO_ECHO, Icmp(3, 1, None)):
         lost = unanswered("icmp_timeout", icmp=icmp)
-        assert status(lost, evidence, own=(Look("measure", 20.0),)) == "unknown"
-        assert status(lost, evidence, own=(Look("measure", 1500.0, error="icmp_timeout"),)) == "down"
+        assert status(lost, evidence, again=(Look("measure", 20.0),)) == "unknown"
+        assert status(lost, evidence, again=(Look("measure", 1500.0, error="icmp_timeout"),)) == "down"
 
 
 @pytest.mark.parametrize(

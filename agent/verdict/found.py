@@ -4,7 +4,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from agent.probers.result import Error
+from agent.probers.result import Attribution, Error
+
+REFUSED_HERE = "that was this device's own word, which lets nothing out to there"
 
 Status = Literal["up", "down", "unknown"]
 
@@ -55,77 +57,58 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Ruling(NamedTuple):
     """What is recorded of one measurement besides what was found: the verdict, the error that goes with it, what was
-    `seen` for it, and the questions that the target itself was asked once more. Both are None when nobody looked.
+    `seen` for it, and the `looks` at the target itself. Both are None when nobody looked.
     """
 
     status: Status
     error: Error | None = None
     seen: Seen | None = None
-    own: tuple[Look, ...] | None = None
+    looks: tuple[Look, ...] | None = None
 
 
-class Named(msgspec.Struct, frozen=True):
-    """What a closer look at the addresses brought that a resolver had named.
+class Doubt(msgspec.Struct, frozen=True):
+    """To `whose` account a failure may be put that is not the target's, and `why`, for people; nobody's without reason.
 
-    `by_wildcard`: the one that it gives for a name that cannot exist, too. `well_at`: an address that a name had when
-    its target was up, and where the target is well now; None unless it has another now. `steady`: until lately the name
-    kept its addresses. `taken_back`: asked again, the resolver gives one of these, and the failed one no more. `kept`
-    of `compared` other names that did so have one of theirs still. `liar`: it was found to lie about others just then.
+    `is_open`: that is to be looked at, and so it stands when nobody could. `looks`: what was asked for it. `compared`,
+    `kept`: the names, see `Seen`.
     """
 
-    by_wildcard: str | None = None
-    well_at: str | None = None
-    steady: bool = False
-    taken_back: bool = False
+    whose: Attribution | None = None
+    why: str = ""
+    is_open: bool = False
+    looks: tuple[Look, ...] = ()
     compared: int = 0
     kept: int = 0
-    liar: bool = False
-    looks: tuple[Look, ...] = ()
 
-    @property
-    def lies_about_all(self) -> bool:
-        """Whether no address can be believed that this resolver gives."""
-        return self.well_at is not None and self.compared > 2 * self.kept
 
-    @property
-    def doubt(self) -> str:
-        """Why the address may be that of somebody else, for people; empty when there is no reason to think so.
-
-        A resolver that answers for names that do not exist may be right about those that do, hence: the same address.
-        A name that has a new address may have moved, and some have another one each time, which excuses nobody.
-        """
-        if self.by_wildcard is not None:
-            return f"the resolver answers with {self.by_wildcard} for names that do not exist"
-        if self.liar:
-            return "the resolver gave wrong addresses for other names just then"
-        if self.well_at is None:
-            return ""
-        if self.steady and self.taken_back:
-            return f"it is well at {self.well_at}, which is the address that the resolver gives again"
-        if self.lies_about_all or (self.steady and not self.compared):
-            return f"it is well at {self.well_at}, the address that it had before"
-        return ""
+NO_DOUBT = Doubt()
 
 
 class Found(msgspec.Struct):
     """What an inquiry knows of one failure so far.
 
-    `own`: the second look at the target, whose first question is the one that had failed; None while it is under way.
+    `again`: the second look at the target, whose first question is the one that had failed; None while it is under way.
     `before`, `after`: who else answered while it was measured, and soon after; with `large` only he counts then who
     sent as much as a certificate. `names`: whether the resolver finds most of the other names that it is asked for;
-    None while it is not known. `named`: what is to be thought of the address. `refused_here`: whether it was this
-    device itself that refused the connection. `intercepted`: whether others far from it are answered for by the same
-    certificate, which is none of theirs. These three are None while it is not known. `barred`: why nothing could come
-    through, on this device's side. `over`: it has to be judged now.
+    None while it is not known. `doubts`: of each one who may have any, the weightiest first. `barred`: why nothing
+    could come through, on this device's side. `over`: it has to be judged now.
     """
 
-    own: tuple[Look, ...] | None = ()
+    again: tuple[Look, ...] | None = ()
     before: str | None = None
     after: str | None = None
     large: bool = False
     names: bool | None = None
-    named: Named | None = Named()
-    refused_here: bool | None = False
-    intercepted: bool | None = False
+    doubts: list[Doubt] = []
     barred: str = ""
     over: bool = False
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """The first with a reason, or none; None while one before it is open."""
+        for each in self.doubts:
+            if each.is_open and not self.over:
+                return None
+            if each.whose is not None:
+                return each
+        return NO_DOUBT
