@@ -13,12 +13,12 @@ from agent.config import Config, load, of_url
 from agent.config.model import Target
 from agent.device.clock import Clock, ClockState, boottime
 from agent.device.identity import Run
-from agent.inquiry import Inquiry
+from agent.inquiry.inquiry import Inquiry
 from agent.probers import prober_of
 from agent.probers.resolver import Resolver
 from agent.record import Recorder
 from agent.schedule import Measurement
-from agent.verdict import Ruling, Status
+from agent.verdict.found import Ruling, Status
 
 AT_ONCE = 50  # probes in flight; what comes beyond waits for its turn
 

@@ -20,7 +20,7 @@ from agent.probers.prober import Prober
 from agent.probers.result import Attempt, Dns, Error, Http, Icmp, Peer, Phases, Tls, ms
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
-from agent.verdict import Look, Ruling, Seen, Status
+from agent.verdict.found import Look, Ruling, Seen, Status
 
 SHOWN = 4 << 10  # bytes of a record that Kafka will not take
 TELLS_OF_LOSS = (b'{"event":"gap"', b'{"event":"record_rejected"')

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from agent.device.clock import Clock, ClockState, boottime
-from agent.inquiry import Inquiry, News
+from agent.inquiry.inquiry import Inquiry, News
 from agent.probers.resolver import Resolver
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed
 from agent.spool.spool import Spool
-from agent.verdict import Ruling
+from agent.verdict.found import Ruling
 
 log = logging.getLogger(__name__)
 

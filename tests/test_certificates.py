@@ -8,10 +8,10 @@ from functools import partial
 import msgspec
 import pytest
 
-from agent import certificates as module
 from agent.config.model import TlsOptions
 from agent.device.clock import ClockState, boottime
-from agent.inquiry import Inquiry
+from agent.inquiry import certificates as module
+from agent.inquiry.inquiry import Inquiry
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.schedule import Measurement

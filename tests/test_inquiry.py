@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from agent import inquiry as module
 from agent.config.model import Agent, Config, Kafka, Location, Target, Uplink
 from agent.device.clock import ClockState, boottime
-from agent.inquiry import HOLD_SECONDS, MOST_ASKED, PATIENCE_SECONDS, Inquiry
+from agent.inquiry import inquiry as module
+from agent.inquiry.inquiry import HOLD_SECONDS, MOST_ASKED, PATIENCE_SECONDS, Inquiry
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Attempt, Error, Peer, Phases, Result

@@ -12,6 +12,16 @@ MODULES = {
     for path in sorted((ROOT / "agent").rglob("*.py"))
 }
 
+DOUBTS = {
+    "agent.config.model",
+    "agent.device.clock",
+    "agent.inquiry.doubter",
+    "agent.inquiry.second_look",
+    "agent.probers",
+    "agent.schedule",
+    "agent.verdict.found",
+}
+
 # What each part may import of the agent; a part may always import from within itself.
 ARROWS = {
     "agent": set(),
@@ -46,7 +56,7 @@ ARROWS = {
         "agent.probers",
         "agent.record",
         "agent.schedule",
-        "agent.verdict",
+        "agent.verdict.found",
     },
     "agent.watch": {"agent.show"},
     "agent.waiting": {"agent.show", "agent.spool"},
@@ -62,62 +72,28 @@ ARROWS = {
         "agent.record",
         "agent.schedule",
         "agent.spool.spool",
-        "agent.verdict",
+        "agent.verdict.found",
     },
     "agent.inquiry": {
-        "agent.certificates",
         "agent.config.masking",
         "agent.config.model",
         "agent.device.clock",
         "agent.device.source",
         "agent.device.uplink",
-        "agent.doubter",
-        "agent.naming",
-        "agent.probers",
-        "agent.refusals",
-        "agent.schedule",  # plain `Measurement`
-        "agent.second_look",
-        "agent.verdict",
-    },
-    "agent.second_look": {
-        "agent.config.model",
-        "agent.device.source",
         "agent.probers",
         "agent.schedule",  # plain `Measurement`
         "agent.verdict",
     },
-    "agent.certificates": {
-        "agent.config.model",
-        "agent.device.clock",
-        "agent.doubter",
-        "agent.probers",
-        "agent.schedule",  # plain `Measurement`
-        "agent.second_look",
-        "agent.verdict",
-    },
-    "agent.refusals": {
-        "agent.config.model",
-        "agent.device.clock",
-        "agent.doubter",
-        "agent.probers",
-        "agent.schedule",  # plain `Measurement`
-        "agent.second_look",
-        "agent.verdict",
-    },
-    "agent.naming": {
-        "agent.config.model",
-        "agent.device.clock",
-        "agent.doubter",
-        "agent.probers",
-        "agent.schedule",  # plain `Measurement`
-        "agent.verdict",
-    },
-    "agent.doubter": {
+    # Those who doubt know nothing of the inquiry, nor of the rules.
+    "agent.inquiry.doubter": {
         "agent.config.model",
         "agent.probers.result",
-        "agent.schedule",  # plain `Measurement`
-        "agent.verdict",
+        "agent.schedule",
+        "agent.verdict.found",
     },
+    "agent.inquiry.certificates": DOUBTS,
+    "agent.inquiry.naming": DOUBTS,
+    "agent.inquiry.refusals": DOUBTS | {"agent.verdict.evidence"},
     "agent.record": {
         "agent.config.model",
         "agent.device",
@@ -125,7 +101,7 @@ ARROWS = {
         "agent.probers.result",
         "agent.schedule",
         "agent.spool.record",  # plain `Record`, `Gap` and `Origin`
-        "agent.verdict",
+        "agent.verdict.found",
     },
     "agent.schedule": {
         "agent.config.masking",

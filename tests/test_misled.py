@@ -6,14 +6,14 @@ import os
 import resource
 from pathlib import Path
 
-from agent.certificates import Certificates
 from agent.device import uplink
 from agent.device.clock import boottime
+from agent.inquiry.certificates import Certificates
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Error, Peer, Phases, Result, Tls
 from agent.schedule import Measurement
-from agent.verdict import NO_DOUBT
+from agent.verdict.found import NO_DOUBT
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import CONTEXT, answers, says, site
 from tests.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up

@@ -8,10 +8,10 @@ from collections import Counter
 import msgspec
 import pytest
 
-from agent import naming
 from agent.device.clock import Clock, boottime
-from agent.inquiry import HOLD_SECONDS, Inquiry
-from agent.naming import MOST_ADDRESSES, STEADY, Naming
+from agent.inquiry import naming
+from agent.inquiry.inquiry import HOLD_SECONDS, Inquiry
+from agent.inquiry.naming import MOST_ADDRESSES, STEADY, Naming
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Phases, Result

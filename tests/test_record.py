@@ -30,7 +30,7 @@ from agent.record import (
 )
 from agent.schedule import Measurement, Missed
 from agent.spool.record import Gap, Origin, Record
-from agent.verdict import Look, Ruling, Seen
+from agent.verdict.found import Look, Ruling, Seen
 
 RESULT = jsonschema.Draft202012Validator(result_schema())
 EVENT = jsonschema.Draft202012Validator(event_schema())

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from agent import inquiry, results
+from agent import results
 from agent.config.model import Agent, Config, Kafka, Location, Target
 from agent.device.clock import Clock, ClockState
 from agent.device.identity import Run
+from agent.inquiry import inquiry
 from agent.probers.result import Error, Peer, Phases, Result
 from agent.record import Recorder
 from agent.results import BATCH, Results

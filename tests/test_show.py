@@ -17,7 +17,7 @@ from agent.record import Recorder
 from agent.schedule import Measurement, Missed
 from agent.show import PHASES as PHASE_NAMES
 from agent.show import NotAResult, parse, printable, show
-from agent.verdict import Look, Ruling, Seen
+from agent.verdict.found import Look, Ruling, Seen
 
 TARGET = Target("shop", "https://shop.example/", "https://shop.example/", 10.0, 3.0)
 PHASES = Phases(3.1, 20.4, 41.0, 0.05, 19.2, 0.4)

@@ -5,7 +5,10 @@ import pytest
 
 from agent.config.model import Target
 from agent.probers.result import Attempt, Dns, Error, Icmp, Peer, Phases, Result
-from agent.verdict import LOSS_SECONDS, PROOF_SECONDS, Evidence, Found, Look, judge, rule, vouches
+from agent.verdict.distance import vouches
+from agent.verdict.evidence import LOSS_SECONDS, PROOF_SECONDS, Evidence
+from agent.verdict.found import Found, Look
+from agent.verdict.rules import judge, rule
 
 HERE = Target("here", "http://a.example/", "http://a.example/", 30.0, 10.0)
 OTHER = Target("other", "http://b.example/", "http://b.example/", 30.0, 10.0)

@@ -33,7 +33,7 @@ from agent.spool.record import Gap, Origin, Record
 from agent.spool.spool import Spool
 from agent.spool.store import Store
 from agent.spool.turn import New, Request
-from agent.verdict import Ruling
+from agent.verdict.found import Ruling
 from benchmarks.peers import Load, agent_config
 
 TICK = 0.25

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 
+from agent.inquiry.second_look import by_measuring
 from agent.probers import prober_of
 from agent.probers.attempts import Attempts
 from agent.probers.http import HttpProber
 from agent.probers.resolver import Resolver
 from agent.probers.result import Error, Phases, Result
 from agent.schedule import Measurement
-from agent.second_look import by_measuring
 from tests.probers.conftest import IPV6
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import HOLD, OK, answers, failure, redirect, says, site, target_of

@@ -25,7 +25,7 @@ from agent.device.clock import boottime
 from agent.probers import dns
 from agent.record import event_schema, result_schema
 from agent.schedule import STALL
-from agent.verdict import LOSS_SECONDS
+from agent.verdict.evidence import LOSS_SECONDS
 from tests.probers import certificates
 from tests.truth.world import OTHER_RESOLVER, ROUTER, Agent, World, missing
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 from agent.probers.result import Attribution, ErrorCode, Phase
-from agent.verdict import Status
+from agent.verdict.found import Status
 from tests.probers import http_server
 from tests.probers.certificates import trusted
 

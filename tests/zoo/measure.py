@@ -20,13 +20,13 @@ import uvloop
 from agent.config.model import Agent, Config, Expect, Kafka, Location, Target, TlsOptions
 from agent.device.clock import Clock, ClockState, boottime
 from agent.device.identity import Run
-from agent.inquiry import Inquiry
+from agent.inquiry.inquiry import Inquiry
 from agent.probers import poll, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Attribution
 from agent.record import Recorder, ResultRecord
 from agent.schedule import STALL, Measurement, Missed, Scheduler
-from agent.verdict import Ruling
+from agent.verdict.found import Ruling
 from tests.zoo.behaviour import INTERVAL, PATIENCE
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

@@ -19,13 +19,13 @@ import msgspec
 
 from agent.config.model import Ip, Target
 from agent.device.clock import boottime
-from agent.doubter import Doubter
+from agent.inquiry.doubter import Doubter
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolved, Resolver, asked_from
 from agent.probers.result import Result
 from agent.schedule import Measurement
-from agent.verdict import NO_DOUBT, Doubt, Look
+from agent.verdict.found import NO_DOUBT, Doubt, Look
 
 STEADY = 5  # times in a row that a target was up at an address which its name had before, where there were several
 MOVED_SECONDS = 3600.0  # so long a single name is not believed to have moved from an address at which it is well

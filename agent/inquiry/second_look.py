@@ -18,7 +18,7 @@ from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
 from agent.probers.result import Family, Result
 from agent.schedule import Measurement
-from agent.verdict import Look
+from agent.verdict.found import Look
 
 MOST_ADDRESSES = 3  # of one target
 

@@ -6,7 +6,7 @@ from typing import Protocol
 from agent.config.model import Target
 from agent.probers.result import Result
 from agent.schedule import Measurement
-from agent.verdict import Doubt
+from agent.verdict.found import Doubt
 
 
 class Doubter(Protocol):

@@ -3,7 +3,7 @@
 When all is well it costs nothing: other targets answer within `PATIENCE_SECONDS` by themselves, and that is the proof.
 Only when they do not, a few addresses that ought to answer are asked: other targets, the configured references, Kafka's
 brokers. The target itself is asked a second time, rarely: when it fell silent, and each `asking.AGAIN_SECONDS` while it
-is. Its resolver is asked where it may have led to somebody else (`agent.naming`). What all this takes is not in the
+is. Its resolver is asked where it may have led to somebody else (`naming`). What all this takes is not in the
 measurement's duration. What comes of a target while a result of it is held waits behind it, so that the records of one
 target are in order.
 """
@@ -18,20 +18,23 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from agent import second_look
-from agent.certificates import Certificates
 from agent.config.masking import mask_url
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.device.uplink import Way, Ways
-from agent.doubter import Doubter
-from agent.naming import Naming, way_of
+from agent.inquiry import second_look
+from agent.inquiry.certificates import Certificates
+from agent.inquiry.doubter import Doubter
+from agent.inquiry.naming import Naming, way_of
+from agent.inquiry.refusals import Refusals
 from agent.probers import asking
 from agent.probers.resolver import Resolver, asked_from, is_address
 from agent.probers.result import Family, Peer, Result, ms
-from agent.refusals import Refusals
 from agent.schedule import Measurement
-from agent.verdict import NO_DOUBT, PROOF_SECONDS, Evidence, Found, Ruling, Seen, judge, rule, vouches
+from agent.verdict.distance import vouches
+from agent.verdict.evidence import PROOF_SECONDS, Evidence
+from agent.verdict.found import NO_DOUBT, Found, Ruling, Seen
+from agent.verdict.rules import judge, rule
 
 log = logging.getLogger(__name__)
 

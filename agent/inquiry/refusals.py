@@ -6,14 +6,15 @@ So it is connected to once more, and looked who refuses. While a target keeps re
 import asyncio
 from collections.abc import Mapping
 
-from agent import second_look
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.doubter import Doubter
+from agent.inquiry import second_look
+from agent.inquiry.doubter import Doubter
 from agent.probers import asking
 from agent.probers.result import Result
 from agent.schedule import Measurement
-from agent.verdict import NO_DOUBT, REFUSED_HERE, Doubt, Evidence, Look
+from agent.verdict.evidence import Evidence
+from agent.verdict.found import NO_DOUBT, REFUSED_HERE, Doubt, Look
 
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 MOST_LOOKS = 8  # at once; they are short, and do not wait for those that are not

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent import second_look
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.doubter import Doubter
+from agent.inquiry import second_look
+from agent.inquiry.doubter import Doubter
 from agent.probers import asking
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
-from agent.verdict import NO_DOUBT, Doubt, Look
+from agent.verdict.found import NO_DOUBT, Doubt, Look
 
 INTERCEPTED_SECONDS = 10.0  # so long it counts for others that somebody between was seen
 MOST_ASKED = 3  # others
