@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from agent.device.clock import Clock, ClockState, boottime
-from agent.inquiry.inquiry import Inquiry, News
+from agent.inquiry.inquiry import Inquiry
+from agent.inquiry.way_out import News
 from agent.probers.resolver import Resolver
 from agent.record import Recorder
 from agent.schedule import Measurement, Missed

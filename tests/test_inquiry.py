@@ -11,7 +11,8 @@ import pytest
 from agent.config.model import Agent, Config, Kafka, Location, Target, Uplink
 from agent.device.clock import ClockState, boottime
 from agent.inquiry import inquiry as module
-from agent.inquiry.inquiry import HOLD_SECONDS, MOST_ASKED, PATIENCE_SECONDS, Inquiry
+from agent.inquiry.inquiry import HOLD_SECONDS, PATIENCE_SECONDS, Inquiry
+from agent.inquiry.witnesses import MOST_ASKED
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Attempt, Error, Peer, Phases, Result

@@ -91,6 +91,13 @@ ARROWS = {
         "agent.schedule",
         "agent.verdict.found",
     },
+    "agent.inquiry.case": {
+        "agent.device.clock",
+        "agent.device.uplink",  # plain `Way`
+        "agent.probers",
+        "agent.schedule",
+        "agent.verdict.found",
+    },
     "agent.inquiry.certificates": DOUBTS,
     "agent.inquiry.naming": DOUBTS,
     "agent.inquiry.refusals": DOUBTS | {"agent.verdict.evidence"},

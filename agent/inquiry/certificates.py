@@ -33,6 +33,7 @@ _OPEN = Doubt(is_open=True)  # where nobody could ask, it is the target's
 _BETWEEN = Doubt(
     "local", "others far from it are answered for by the same certificate, or issuer, which is none of theirs"
 )
+_NEVER = (-math.inf, None)
 _NETWORK = {"ipv4": 16, "ipv6": 32}  # bits that addresses of the same operator have in common
 
 
@@ -47,7 +48,7 @@ class _Good(NamedTuple):
     issuer: str | None
     peer: Peer
     redirected: bool
-    asked: tuple[float, str | None] = (-math.inf, None)
+    asked: tuple[float, str | None]
 
 
 class Certificates(Doubter):
@@ -64,9 +65,9 @@ class Certificates(Doubter):
         if tls is None or not tls.verified or peer is None:
             return
         redirected = result.http is not None and result.http.redirects > 0
-        good = _Good(target, tls.sha256, tls.issuer, peer, redirected)
         known = self._good_of(target)
-        self._good[target.id] = good if known is None else good._replace(asked=known.asked)
+        asked = _NEVER if known is None else known.asked
+        self._good[target.id] = _Good(target, tls.sha256, tls.issuer, peer, redirected, asked)
 
     def keep_only(self, targets: Mapping[str, Target]) -> None:
         """Forgets also those that are measured elsewhere or otherwise now."""
@@ -122,7 +123,8 @@ class Certificates(Doubter):
 
     def _good_of(self, target: Target) -> _Good | None:
         good = self._good.get(target.id)
-        return good if good is not None and _where(good.target) == _where(target) else None
+        same = good is not None and (good.target is target or _where(good.target) == _where(target))
+        return good if same else None
 
     def _foreign(self, target: Target, result: Result) -> set[str]:
         """What is said of a refused certificate, as far as it is not as it was."""

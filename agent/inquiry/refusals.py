@@ -13,7 +13,7 @@ from agent.inquiry.doubter import Doubter
 from agent.probers import asking
 from agent.probers.result import Result
 from agent.schedule import Measurement
-from agent.verdict.evidence import Evidence
+from agent.verdict.evidence import BySource
 from agent.verdict.found import NO_DOUBT, REFUSED_HERE, Doubt, Look
 
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
@@ -25,7 +25,7 @@ _OPEN = Doubt("unknown", is_open=True)  # where nobody could look, it may have b
 class Refusals(Doubter):
     """Looks who refused. `evidence`, by source: a target that refuses when it is asked is a witness."""
 
-    def __init__(self, evidence: Mapping[str | None, Evidence]) -> None:
+    def __init__(self, evidence: BySource) -> None:
         self._evidence = evidence
         self._refused: dict[str, tuple[Target, float]] = {}  # when it was seen last that it did, and not this device
         self._refused_here = -REFUSED_SECONDS  # when this device was seen last to do so

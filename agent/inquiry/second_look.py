@@ -12,17 +12,83 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.config.model import Ip, Target
+from agent.device.clock import boottime
 from agent.device.source import fits
+from agent.inquiry.case import Case
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
 from agent.probers.resolver import Resolver, is_address
 from agent.probers.result import Family, Result
 from agent.schedule import Measurement
+from agent.verdict.evidence import BySource
 from agent.verdict.found import Look
 
 MOST_ADDRESSES = 3  # of one target
 
+_HARMLESS = frozenset({"icmp", "dns"})  # types of probers whose measurement is made again; others get a connection
 _PORTS = {"http": 80, "https": 443, "dns": 53, "dns+tcp": 53}
+
+
+class SecondLooks:
+    """At targets that fell silent, rarely, and by the resolvers that failed."""
+
+    def __init__(self, evidence: BySource, resolver: Resolver, turns: asyncio.Semaphore) -> None:
+        self._evidence, self._resolver, self._turns = evidence, resolver, turns
+        self._last: dict[str, tuple[Target, float]] = {}  # at each target, as it was
+
+    def forget(self, target_id: str) -> None:
+        """There was none."""
+        self._last.pop(target_id, None)
+
+    def keep_only(self, targets: Collection[str]) -> None:
+        """Forgets the others."""
+        self._last = {target_id: last for target_id, last in self._last.items() if target_id in targets}
+
+    def is_due(self, case: Case) -> bool:
+        """Whether it takes one: not of what is silent still, as others were heard meanwhile."""
+        target, error = case.measurement.target, case.measurement.result.error
+        if error is None or error.attribution == "local" or case.answered:
+            return False
+        if not case.resolver_is_blamed and case.peer is None:
+            return False
+        last, quick = last_of(target, self._last), self._evidence[case.source].last_quick(target.id)
+        silent_still = quick <= last and case.at - last < asking.AGAIN_SECONDS
+        return not (silent_still and case.found.before is not None)
+
+    async def make(self, case: Case, other: Target | None) -> None:
+        """`other`: a target whose name the resolver found just then."""
+        async with self._turns:
+            looks = await (self._by_resolvers(case, other) if case.resolver_is_blamed else self._at_target(case))
+        case.found.again = tuple(looks)
+        if looks and looks[0].error == "local_network":
+            self.forget(case.target_id)  # what this device does to itself is looked at each time
+
+    async def _by_resolvers(self, case: Case, other: Target | None) -> list[Look]:
+        target, evidence = case.measurement.target, self._evidence[case.source]
+        servers = [target.resolver, *evidence.other_resolvers(target)][:2]
+        looks = await by_resolvers(case.measurement, self._resolver, servers, case.source)
+        if other is not None and all(look.error is not None for look in looks):
+            # A resolver that has got ill again meanwhile does not find what it found.
+            again = await resolve(host_of(other), other.ip, self._resolver, other.resolver, case.source)
+            case.found.names = case.found.names and again.error is None
+        return looks
+
+    async def _at_target(self, case: Case) -> list[Look]:
+        measurement = case.measurement
+        self._last[case.target_id] = measurement.target, case.at
+        if measurement.prober.type in _HARMLESS:
+            looks = [await by_measuring(measurement)]
+        else:
+            looks = await at_addresses(measurement, self._resolver, case.source)
+        if looks[0].error is None and not measurement.result.heard:
+            self._evidence[case.source].lost(case.target_id, boottime())
+        return looks
+
+
+def last_of(target: Target, those: Mapping[str, tuple[Target, float]]) -> float:
+    """When it was looked at last, under the options that it has; `those` are by id, with the target as it was."""
+    before, at = those.get(target.id, (target, -asking.AGAIN_SECONDS))
+    return at if before == target else -asking.AGAIN_SECONDS
 
 
 async def at_addresses(measurement: Measurement, resolver: Resolver, source: str | None) -> list[Look]:
@@ -77,12 +143,6 @@ async def of_reference(
     able = [each for each in addresses if fits(source, each)]
     first = {"ipv6" if ":" in each else "ipv4": each for each in reversed(able)}
     return [first[family] for family in sorted(families) if family in first] or able[:1], port
-
-
-def last_of(target: Target, those: Mapping[str, tuple[Target, float]]) -> float:
-    """When it was looked at last, under the options that it has; `those` are by id, with the target as it was."""
-    before, at = those.get(target.id, (target, -asking.AGAIN_SECONDS))
-    return at if before == target else -asking.AGAIN_SECONDS
 
 
 def put_down_to_the_path(measurement: Measurement) -> Measurement:

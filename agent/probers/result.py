@@ -77,6 +77,11 @@ class Error(msgspec.Struct, frozen=True):
     attribution: Attribution
     message: str
 
+    @property
+    def is_an_answer(self) -> bool:
+        """Somebody did, and wrongly; not the resolver."""
+        return self.attribution == "target" and self.phase != "resolve"
+
 
 class Peer(msgspec.Struct, frozen=True):
     """The address that was talked to, or tried. `port`: None where there are none."""

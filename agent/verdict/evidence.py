@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from agent.config.model import Target
 from agent.probers.result import Peer, Result
@@ -204,3 +204,7 @@ class Evidence:
 
 def _counted(those: Iterator[object], most: int) -> int:
     return sum(1 for _ in itertools.islice(those, most))
+
+
+BySource = Mapping[str | None, Evidence]
+"""None is that of all targets without: what goes one way vouches for nothing that goes another."""

@@ -41,7 +41,7 @@ def judge(
         return None
     if error.phase == "resolve" and error.code in _NO_NAME and evidence.finds_names(target, at):
         return None  # one that finds other names; a single name's resolver is taken at its word
-    if error.attribution == "target" and error.phase != "resolve":
+    if error.is_an_answer:
         return _rule_on_answer(error, found)
     return Ruling("down" if error.attribution == "target" else "unknown", error)
 
@@ -52,7 +52,7 @@ def rule(target: Target, result: Result, at: float, evidence: Evidence, found: F
     assert error is not None
     if error.attribution == "local":
         return Ruling("unknown", error) if found.over or evidence.heard_since(None, at) else None
-    if error.attribution == "target" and error.phase != "resolve":
+    if error.is_an_answer:
         return _rule_on_answer(error, found)
     if doubt is None:
         return None
