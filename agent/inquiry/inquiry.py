@@ -101,10 +101,11 @@ class Inquiry:
         error = result.error
         doubts = [] if error is None else [doubter.known(measurement, at) for doubter in self._doubters]
         if not (doubts and doubts[0].is_open):  # else it is a witness once it was looked who refused
-            names, hearsay = self._evidence[asked_from(target.resolver, target.source)], False
-            if error is not None:
-                hearsay = self._asks and error.code == "connect_refused"
-            self._evidence[target.source].note(target, result, at, measurement.stall, names, hearsay=hearsay)
+            evidence = names = self._evidence[target.source]
+            if target.source is not None:
+                names = self._evidence[asked_from(target.resolver, target.source)]
+            hearsay = error is not None and error.code == "connect_refused" and self._asks
+            evidence.note(target, result, at, measurement.stall, names, hearsay=hearsay)
         if error is None:
             for doubter in self._doubters:
                 doubter.note(target, result, at)
