@@ -8,7 +8,6 @@ is also cheaper: whenever the delivery asks, or when `BATCH` are kept.
 import asyncio
 import logging
 from collections.abc import Collection
-from functools import partial
 from typing import Any, NamedTuple
 
 from agent.device.clock import Clock, ClockState, boottime
@@ -83,7 +82,7 @@ class Results:
                 if isinstance(told, Measurement):
                     self.inquiry.take(told, at, clock)
                 else:
-                    self.inquiry.in_order(told.target.id, partial(self._not_measured, told, clock))
+                    self.inquiry.in_order(told.target.id, self._not_measured, told, clock)
             except Exception:  # a bug; it costs one record, and neither the others nor the delivery that asked
                 extra = {"secrets_of": told.target}
                 log.exception("%s: its result could not be recorded", told.target.id, extra=extra)

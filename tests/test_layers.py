@@ -16,7 +16,7 @@ DOUBTS = {
     "agent.config.model",
     "agent.device.clock",
     "agent.inquiry.doubter",
-    "agent.inquiry.second_look",
+    "agent.inquiry.questions",
     "agent.probers",
     "agent.schedule",
     "agent.verdict.found",
@@ -94,6 +94,13 @@ ARROWS = {
     "agent.inquiry.case": {
         "agent.device.clock",
         "agent.device.uplink",  # plain `Way`
+        "agent.probers",
+        "agent.schedule",
+        "agent.verdict.found",
+    },
+    "agent.inquiry.questions": {
+        "agent.config.model",
+        "agent.device.source",
         "agent.probers",
         "agent.schedule",
         "agent.verdict.found",

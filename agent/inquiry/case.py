@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from agent.device.clock import ClockState
 from agent.device.uplink import Way
 from agent.probers.resolver import asked_from
@@ -65,6 +67,13 @@ class Case:
         """Somebody did, and wrongly."""
         error = self.measurement.result.error
         return error is not None and error.is_an_answer
+
+    def put_down_to_the_path(self) -> None:
+        """It is the same failure, and judged like silence."""
+        result = self.measurement.result
+        assert result.error is not None
+        error = msgspec.structs.replace(result.error, attribution="path")
+        self.measurement = self.measurement._replace(result=msgspec.structs.replace(result, error=error))
 
     def seen(self, now: float, *, link_changed: bool, loss: bool) -> Seen:
         """For the record."""

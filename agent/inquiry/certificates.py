@@ -17,13 +17,13 @@ import msgspec
 
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.inquiry import second_look
+from agent.inquiry import questions
 from agent.inquiry.doubter import Doubter
 from agent.probers import asking
 from agent.probers.resolver import Resolver
 from agent.probers.result import Peer, Result
 from agent.schedule import Measurement
-from agent.verdict.found import NO_DOUBT, Doubt, Look
+from agent.verdict.found import NO_DOUBT, Doubt
 
 INTERCEPTED_SECONDS = 10.0  # so long it counts for others that somebody between was seen
 MOST_ASKED = 3  # others
@@ -102,13 +102,9 @@ class Certificates(Doubter):
             far = (good for good in known if not good.redirected and _is_far(good.peer, result.peer, before.peer))
             others = list(itertools.islice(far, MOST_ASKED))
             results = await asyncio.gather(*(self._measure(each) for each in others))
-        looks = tuple(
-            Look("measure", each.duration_ms, address=good.peer.address, error=_code(each))
-            for good, each in zip(others, results, strict=True)
-        )
-        shared: set[str] = set()
-        for good, found in zip(others, results, strict=True):
-            shared |= self._foreign(good.target, found)
+        pairs = list(zip(others, results, strict=True))
+        looks = tuple(questions.measured(found, good.peer.address) for good, found in pairs)
+        shared = set[str]().union(*(self._foreign(good.target, found) for good, found in pairs))
         now = boottime()
         if both := foreign & shared:
             self._between = dict.fromkeys(both, now)
@@ -119,7 +115,7 @@ class Certificates(Doubter):
 
     async def _measure(self, good: _Good) -> Result:
         seconds = min(asking.ASK_SECONDS, good.target.timeout)
-        return await second_look.measure_least(good.target, good.peer.address, self._resolver, seconds)
+        return await questions.measure_least(good.target, good.peer.address, self._resolver, seconds)
 
     def _good_of(self, target: Target) -> _Good | None:
         good = self._good.get(target.id)
@@ -137,10 +133,6 @@ class Certificates(Doubter):
 def _where(target: Target) -> tuple[object, ...]:
     """The options of a target that say whose certificate is seen, and what is thought of it."""
     return target.url, target.connect_to, target.ip, target.source, target.resolver, target.tls
-
-
-def _code(result: Result) -> str | None:
-    return None if result.error is None else result.error.code
 
 
 def _is_far(other: Peer, *peers: Peer | None) -> bool:

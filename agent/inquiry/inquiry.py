@@ -18,7 +18,6 @@ from typing import Any
 
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
-from agent.inquiry import second_look
 from agent.inquiry.case import Case
 from agent.inquiry.certificates import Certificates
 from agent.inquiry.doubter import Doubter
@@ -109,8 +108,8 @@ class Inquiry:
         if error is None:
             for doubter in self._doubters:
                 doubter.note(target, result, at)
-            self._second_looks.forget(target.id)  # what fails after that is looked at again
-            self.in_order(target.id, partial(self._settled, measurement, clock, _UP))
+            self._second_looks.forget(target.id)
+            self.in_order(target.id, self._settled, measurement, clock, _UP)
             return
         case = Case(measurement, at, clock, Found(doubts=doubts))
         evidence = self._evidence[case.source]
@@ -118,7 +117,7 @@ class Inquiry:
         if ruling is None:
             self._hold(case)
         else:
-            self.in_order(target.id, partial(self._settled, measurement, clock, ruling))
+            self.in_order(target.id, self._settled, measurement, clock, ruling)
 
     def _hold(self, case: Case) -> None:
         measurement, found, evidence = case.measurement, case.found, self._evidence[case.source]
@@ -133,12 +132,12 @@ class Inquiry:
         if len(self._held) > MOST_HELD:
             self._close(next(iter(self._held)), case.at)
 
-    def in_order(self, target_id: str, work: Callable[[], None]) -> None:
+    def in_order(self, target_id: str, work: Callable[..., None], *args: Any) -> None:
         """Does it behind what is held of this target."""
         if (queue := self._queues.get(target_id)) is None:
-            work()
+            work(*args)
         else:
-            queue.append(work)
+            queue.append(partial(work, *args))
 
     def settle(self, now: float) -> None:
         """Settles what is clear by now; to be called again and again."""
@@ -241,7 +240,7 @@ class Inquiry:
     async def _ask_doubter(self, doubter: Doubter, number: int, case: Case) -> None:
         doubt = await doubter.ask(case.measurement, case.at)
         if doubt.whose == "path":
-            case.measurement = second_look.put_down_to_the_path(case.measurement)
+            case.put_down_to_the_path()
             case.found.again, doubt = doubt.looks, NO_DOUBT
         case.found.doubts[number] = doubt
         self._try(case, boottime())
@@ -251,7 +250,7 @@ class Inquiry:
             case.tasks.append(self._begin(self._look_twice(case, other)))
 
     async def _look_twice(self, case: Case, other: Target | None) -> None:
-        await self._second_looks.make(case, other)
+        await self._second_looks.take(case, other)
         self._try(case, boottime())
 
     async def _attend(self) -> None:

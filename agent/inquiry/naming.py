@@ -19,6 +19,7 @@ import msgspec
 
 from agent.config.model import Ip, Target
 from agent.device.clock import boottime
+from agent.inquiry import questions
 from agent.inquiry.doubter import Doubter
 from agent.probers import asking, prober_of
 from agent.probers.attempts import single
@@ -274,12 +275,9 @@ class Naming(Doubter):
         seconds = min(asking.ASK_SECONDS, target.timeout)
         if measurement.prober.type == "http" and target.method not in _SAFE:
             port = 80 if peer is None or peer.port is None else peer.port
-            ms, error = await asking.connect(address, port, seconds, target.source)
-            return Look("connect", ms, address=address, port=port, error=error)
+            return await questions.connect(address, port, seconds, target.source)
         prober = prober_of(target, _Remembering(self._resolver, self._known))
-        result = await single(prober).probe(time.monotonic() + seconds)
-        error = None if result.error is None else result.error.code
-        return Look("measure", result.duration_ms, address=address, error=error)
+        return questions.measured(await single(prober).probe(time.monotonic() + seconds), address)
 
     async def _compare(self, target: Target, but: Collection[str]) -> tuple[int, int]:
         """For how many other names that kept their addresses there was an answer, and how many have one of these."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from agent.config.model import Target
 from agent.device.clock import boottime
-from agent.inquiry import second_look
+from agent.inquiry import questions
 from agent.inquiry.doubter import Doubter
 from agent.probers import asking
 from agent.probers.result import Result
 from agent.schedule import Measurement
 from agent.verdict.evidence import BySource
-from agent.verdict.found import NO_DOUBT, REFUSED_HERE, Doubt, Look
+from agent.verdict.found import NO_DOUBT, REFUSED_HERE, Doubt
 
 REFUSED_SECONDS = 10.0  # so long it counts that this device refused a connection itself
 MOST_LOOKS = 8  # at once; they are short, and do not wait for those that are not
@@ -44,7 +44,7 @@ class Refusals(Doubter):
         error = measurement.result.error
         if error is None or error.code not in ("connect_refused", "connect_reset"):
             return NO_DOUBT
-        last = second_look.last_of(measurement.target, self._refused)
+        last = questions.last_asked(measurement.target, self._refused)
         return _OPEN if now - last >= asking.AGAIN_SECONDS else NO_DOUBT
 
     def learned(self, measurement: Measurement, now: float) -> Doubt:
@@ -57,10 +57,10 @@ class Refusals(Doubter):
         assert peer is not None
         assert failed is not None
         async with self._turns:
-            ms, error = await asking.connect(peer.address, peer.port or 0, asking.ASK_SECONDS, target.source)
+            look = await questions.connect(peer.address, peer.port or 0, asking.ASK_SECONDS, target.source)
+        now, error, looks = boottime(), look.error, (look,)
         if error == "local_resource":
             return _OPEN  # nothing was seen
-        now, looks = boottime(), (Look("connect", ms, address=peer.address, port=peer.port, error=error),)
         if error == "local_network":
             self._refused_here = now
         # To one that takes connections now it was perhaps let out again.
@@ -70,5 +70,5 @@ class Refusals(Doubter):
             return Doubt("path", looks=looks)  # it was, or may be, another's word
         self._refused[target.id] = target, now
         if error == "connect_refused":
-            self._evidence[target.source].heard(target.id, peer, ms, now)
+            self._evidence[target.source].heard(target.id, peer, look.ms, now)
         return Doubt(looks=looks)

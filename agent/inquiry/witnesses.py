@@ -14,7 +14,7 @@ from typing import TypeVar
 from agent.config.masking import mask_url
 from agent.config.model import Config, Target
 from agent.device.clock import boottime
-from agent.inquiry import second_look
+from agent.inquiry import questions
 from agent.inquiry.case import Asked, Case
 from agent.inquiry.naming import way_of
 from agent.probers import asking
@@ -101,7 +101,7 @@ class Witnesses:
         if measured is None:
             ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
         else:
-            ms, error, large = await second_look.by_measuring_other(measured, address, self._resolver)
+            ms, error, large = await questions.measure_other(measured, address, self._resolver)
         now = boottime()
         if error in ("local_network", "local_resource"):
             asked.asked -= 1  # this device could not; who can be asked tells
@@ -117,7 +117,7 @@ class Witnesses:
                 self._settle(now)
 
     async def _ask_reference(self, asked: Asked, reference: str, families: Collection[Family]) -> None:
-        addresses, port = await second_look.of_reference(reference, self._resolver, families, asked.source)
+        addresses, port = await questions.addresses_of(reference, self._resolver, families, asked.source)
         key = f"reference {mask_url(reference, all_values=True)}"
         await asyncio.gather(*(self._ask(asked, key, address, port) for address in addresses))
 
@@ -126,7 +126,7 @@ class Witnesses:
         asked.names_asked += len(targets)
         looks = await asyncio.gather(
             *(
-                second_look.resolve(second_look.host_of(each), each.ip, self._resolver, each.resolver, asked.source)
+                questions.resolve(questions.host_of(each), each.ip, self._resolver, each.resolver, asked.source)
                 for each in targets
             )
         )
@@ -143,7 +143,7 @@ def _named(known: Iterable[tuple[Target, Result]], of: Target) -> Iterator[Targe
     """Targets whose names the same resolver found, asked the same way."""
     way = way_of(of)
     found = (each for each, result in known if result.resolver is not None and way_of(each) == way)
-    return (each for each in found if not is_address(second_look.host_of(each)))
+    return (each for each in found if not is_address(questions.host_of(each)))
 
 
 def _chosen(those: Iterable[T]) -> list[T]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from agent.inquiry.second_look import by_measuring
+from agent.inquiry.questions import measure_again
 from agent.probers import prober_of
 from agent.probers.attempts import Attempts
 from agent.probers.http import HttpProber
@@ -230,7 +230,7 @@ async def test_a_second_look_is_one_try():
         prober = prober_of(target, Resolver())
         result = await prober.probe(time.monotonic() + 1.0)
         assert len(server.questions) == 3
-        await by_measuring(Measurement(target, prober, 0.0, 0.0, 0.0, result))
+        await measure_again(Measurement(target, prober, 0.0, 0.0, 0.0, result))
         assert len(server.questions) == 4
 
 
