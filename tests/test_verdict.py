@@ -7,7 +7,7 @@ from agent.config.model import Target
 from agent.probers.result import Attempt, Dns, Error, Icmp, Peer, Phases, Result
 from agent.verdict.distance import vouches
 from agent.verdict.evidence import LOSS_SECONDS, PROOF_SECONDS, Evidence
-from agent.verdict.found import Found, Look
+from agent.verdict.found import Doubt, Found, Look
 from agent.verdict.rules import judge, rule
 
 HERE = Target("here", "http://a.example/", "http://a.example/", 30.0, 10.0)
@@ -68,6 +68,24 @@ def heard(*sightings):
 def test_a_wrong_answer_needs_no_proof():
     """A target that answered wrongly is down at once."""
     assert status(failed("status_mismatch", "target"), Evidence()) == "down"
+
+
+def test_a_wrong_answer_that_may_be_somebody_elses():
+    """The weightiest doubt that has a reason is told; an open one is waited for, and stands when it is over."""
+    wrong, elsewhere = failed("connect_refused", "target", "connect"), Doubt("resolver", "it is well elsewhere")
+    nobody_looked, nobody_asked = Doubt("unknown", is_open=True), Doubt(is_open=True)
+
+    def said(*doubts, over=False):
+        ruling = rule(HERE, wrong, AT, Evidence(), Found(doubts=list(doubts), over=over))
+        return ruling and (ruling.status, ruling.error.attribution, ruling.error.message)
+
+    assert said(Doubt(), Doubt()) == ("down", "target", "why")
+    assert said(Doubt(), elsewhere) == ("unknown", "resolver", "why; but it is well elsewhere")
+    assert said(Doubt("local", "it was here"), elsewhere, nobody_asked) == ("unknown", "local", "why; but it was here")
+    assert said(nobody_looked, elsewhere) is None
+    assert said(nobody_looked, elsewhere, over=True) == ("unknown", "unknown", "why")
+    assert said(Doubt(), nobody_asked) is None
+    assert said(Doubt(), nobody_asked, over=True) == ("down", "target", "why")
 
 
 def test_silence_without_proof_is_unknown():

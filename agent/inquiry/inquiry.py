@@ -56,7 +56,7 @@ class Inquiry:
         resolver = resolver or Resolver()
         self._evidence: defaultdict[str | None, Evidence] = defaultdict(Evidence)
         turns = asyncio.Semaphore(MOST_LOOKS)
-        self._doubters: tuple[Doubter, ...] = ()  # as the doubts of `Found`
+        self._doubters: tuple[Doubter, ...] = ()  # as the doubts of `Found`; of who refused is the first
         if self._asks:
             self._doubters = Refusals(self._evidence), Certificates(resolver, turns), Naming(resolver)
         self._second_looks = SecondLooks(self._evidence, resolver, turns)

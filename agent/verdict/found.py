@@ -67,10 +67,10 @@ class Ruling(NamedTuple):
 
 
 class Doubt(msgspec.Struct, frozen=True):
-    """To `whose` account a failure may be put that is not the target's, and `why`, for people; nobody's without reason.
+    """`whose` a failure may be, if not the target's, and `why`, for people; None where there is no reason to think so.
 
-    `is_open`: that is to be looked at, and so it stands when nobody could. `looks`: what was asked for it. `compared`,
-    `kept`: the names, see `Seen`.
+    `is_open`: it is being asked for, and stands as it is when nobody could tell. `looks`: what was asked. `compared`,
+    `kept`: other names, see `Seen`.
     """
 
     whose: Attribution | None = None

@@ -1,12 +1,11 @@
 """From what a probe found to a verdict: `up`, `down`, or `unknown` when this device could not judge.
 
 A failure that can only mean the target is `down` at once: `judge`. All else is doubtful, and judged by `rule`, again
-and again while more becomes known. It may be put down to somebody else than the target while there is a
-`Doubt`. Silence, and trouble with the resolver, are `down` only when something proves that this device's own way out
-worked *after* the measurement had failed. What proves it: another target as far away, of the same family, that answered
-since, or an address that was asked just then (`agent.inquiry` asks). And nothing may speak against it: a link that went
-down or up meanwhile, answers that others had to be asked for twice, or the very target answering as soon as it is asked
-again.
+and again while more becomes known. Where somebody else may have answered no target is blamed: see `Doubt`. Silence, and
+trouble with the resolver, are `down` only when something proves that this device's own way out worked *after* the
+measurement had failed. What proves it: another target as far away, of the same family, that answered since, or an
+address that was asked just then (`agent.inquiry` asks). And nothing may speak against it: a link that went down or up
+meanwhile, answers that others had to be asked for twice, or the very target answering as soon as it is asked again.
 """
 
 import msgspec
