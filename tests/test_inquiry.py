@@ -5,18 +5,22 @@ import contextlib
 import logging
 import socket
 import time
+from collections import defaultdict
 
 import pytest
 
 from agent.config.model import Agent, Config, Kafka, Location, Target, Uplink
 from agent.device.clock import ClockState, boottime
 from agent.inquiry import inquiry as module
+from agent.inquiry.case import Case
 from agent.inquiry.inquiry import HOLD_SECONDS, PATIENCE_SECONDS, Inquiry
-from agent.inquiry.witnesses import MOST_ASKED
+from agent.inquiry.witnesses import MOST_ASKED, Witnesses
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
 from agent.probers.result import Attempt, Error, Peer, Phases, Result
 from agent.schedule import Measurement
+from agent.verdict.evidence import Evidence
+from agent.verdict.found import Found
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import CONTEXT, HOLD, answers, says, site, target_of
 
@@ -366,6 +370,20 @@ async def test_a_resolver_that_is_well_for_a_moment(everything_is_far, tmp_path)
         device.take(well, answer)
         await device.until_all_are_settled()
         assert [status for name, status, _ in device.settled if name == "a"] == ["unknown"]
+
+
+async def test_a_resolver_that_fails_and_this_device_that_cannot_ask_it():
+    """Only for what the resolver failed at are other names asked for, and is it asked again then."""
+    again, cases = [], []
+    for code, whose in (("dns_servfail", "resolver"), ("local_network", "local"), ("dns_timeout", "resolver")):
+        failed = Result(5.0, Phases(resolve=5.0), Error("resolve", code, whose, "why"))
+        measurement = Measurement(target(code, "http://a.example/"), AProber(), 1.0, 1.0, 1.0, failed)
+        cases.append(Case(measurement, 1.0, CLOCK, Found()))
+    witnesses = Witnesses(
+        defaultdict(Evidence), Resolver(), lambda now: None, lambda case, other: again.append(case.target_id)
+    )
+    await witnesses.ask(cases, cases)
+    assert again == ["dns_servfail", "dns_timeout"]
 
 
 async def test_what_asking_raises_is_told(everything_is_far, caplog, monkeypatch):

@@ -155,5 +155,5 @@ def _kind(case: Case) -> tuple[object, ...]:
     """Those of one kind have the same witnesses."""
     target, peer = case.measurement.target, case.peer
     if case.resolver_is_blamed or peer is None:
-        return target.resolver, None
+        return case.resolver_is_blamed, target.resolver
     return case.found.large, peer.family, vouches(peer.address, "9.9.9.9" if peer.family == "ipv4" else "2620:fe::9")
