@@ -100,19 +100,13 @@ class _Remembering(Resolver):
         self._others, self._remembered = resolver, known
 
     async def resolve(
-        self,
-        name: str,
-        *,
-        ip: Ip,
-        deadline: float,
-        server: str | None = None,
-        source: str | None = None,
+        self, name: str, *, ip: Ip, server: str | None = None, source: str | None = None, **rest: float
     ) -> Resolved:
         """See `Resolver`."""
         known = self._remembered.get(((server, asked_from(server, source)), name))
         if known is not None and (address := known.latest(ip)) is not None:
             return Resolved((address,), None)
-        return await self._others.resolve(name, ip=ip, deadline=deadline, server=server, source=source)
+        return await self._others.resolve(name, ip=ip, server=server, source=source, **rest)
 
 
 class Naming(Doubter):
