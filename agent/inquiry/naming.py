@@ -296,7 +296,7 @@ class Naming(Doubter):
 
 def way_of(target: Target) -> _Way:
     """How names are asked for on behalf of a target."""
-    return target.resolver, asked_from(target.resolver, target.source)
+    return target.resolver, target.source and asked_from(target.resolver, target.source)
 
 
 def _wildcard(result: Result, no_name: _NoName) -> str | None:
