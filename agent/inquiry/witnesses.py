@@ -25,7 +25,7 @@ from agent.verdict.evidence import BySource
 
 T = TypeVar("T")
 
-MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once
+MOST_KINDS = 8  # of cases, by who can vouch for them, that others are asked for at once; and so many sources
 MOST_ASKED = 4  # other targets, of a kind
 
 
