@@ -167,7 +167,7 @@ NOT_CAUSED = {
     "not_measured": "the device's own: tests/test_schedule.py",
     "local_resource": "the device's own: tests/probers/test_exchange.py",
     "local_network": "the device's own: tests/probers/test_http.py",
-    "clock_unsynchronized": "the device's own: tests/test_verdict.py",
+    "clock_unsynchronized": "the device's own: tests/verdict/test_verdict.py",
     "internal": "a bug of the agent's own: tests/test_schedule.py",
 }
 

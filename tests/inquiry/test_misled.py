@@ -16,7 +16,7 @@ from agent.schedule import Measurement
 from agent.verdict.found import NO_DOUBT
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import CONTEXT, answers, says, site
-from tests.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
+from tests.inquiry.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
 
 KEPT = CONTEXT, device, everything_is_far, nowhere
 
