@@ -14,9 +14,9 @@ from agent.probers.resolver import Resolver
 from agent.probers.result import Error, Peer, Phases, Result, Tls
 from agent.schedule import Measurement
 from agent.verdict.found import NO_DOUBT
+from tests.inquiry.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
 from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
 from tests.probers.http_server import CONTEXT, answers, says, site
-from tests.inquiry.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
 
 KEPT = CONTEXT, device, everything_is_far, nowhere
 
