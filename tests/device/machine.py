@@ -29,19 +29,19 @@ LIBC = ctypes.CDLL(None)
 
 
 class Machine:
-    """Off at first. `address`: of this host, as the device sees it; `own`: of the device. There is no way from it to
-    anywhere else. `patience`: how many times longer than usual all that it does may take. It dies with the tests,
-    however they end.
+    """Off at first. `address`: of this host, as the device sees it, and `link` its end of the cable; `own`: of the
+    device. There is no way from it to anywhere else. `patience`: how many times longer than usual all that it does may
+    take. It dies with the tests, however they end.
     """
 
     def __init__(self, suite: str, folder: Path, architecture: str = HERE) -> None:
         self._root, self._folder = root(suite, architecture), folder
         self.suite, self.architecture = suite, architecture
         self.patience = 1 if architecture == HERE else EMULATED
-        self._link = f"ve-{secrets.token_hex(4)}"
+        self.link = f"ve-{secrets.token_hex(4)}"
         first = secrets.randbelow(1 << 14) * 4  # a /30 of 10.231.0.0/16
         self.address, self.own = (f"10.231.{first >> 8}.{(first & 255) + last}" for last in (1, 2))
-        self._memory = _memory_group(self._link)
+        self._memory = _memory_group(self.link)
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
         self.shared = folder / "shared"  # a folder of this host that the device has as `SHARED`
@@ -62,7 +62,7 @@ class Machine:
             script = f"echo 0 >{self._memory}/cgroup.procs && {script}"
         around = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
         options = ["-D", str(here), "--register=no", "--keep-unit", "--boot", "--console=pipe"]
-        options += [f"--network-veth-extra={self._link}:host0", f"--bind={self.shared}:{SHARED}"]
+        options += [f"--network-veth-extra={self.link}:host0", f"--bind={self.shared}:{SHARED}"]
         # What a device lets its processes do, and a container does not: ask whether the clock is right.
         options.append("--system-call-filter=adjtimex clock_adjtime")
         with (self._folder / "console.log").open("ab") as log:
@@ -80,7 +80,7 @@ class Machine:
         if self._memory:
             self.run("mount", "-o", "remount,bind,rw", "/sys/fs/cgroup/memory")
             self.run("systemctl", "daemon-reexec")
-        host("ip", "address", "add", f"{self.address}/30", "dev", self._link)
+        host("ip", "address", "add", f"{self.address}/30", "dev", self.link)
         self.cable(plugged=True)
         self.run("ip", "address", "add", f"{self.own}/30", "dev", "host0")
         self.run("ip", "link", "set", "host0", "up")
@@ -90,7 +90,7 @@ class Machine:
 
     def cable(self, *, plugged: bool) -> None:
         """The network's cable is pulled or put in at the other end, which the device sees as a carrier that is gone."""
-        host("ip", "link", "set", self._link, "up" if plugged else "down")
+        host("ip", "link", "set", self.link, "up" if plugged else "down")
 
     def cut_power(self) -> None:
         """Every process ends at once, and what is in memory only, as /run, is gone. (What was written and not synced
@@ -113,7 +113,7 @@ class Machine:
         self._process.wait(COMMAND)
         self._process = None
         self._wait(lambda: not Path(f"/proc/{self._init}/root/etc").exists(), COMMAND, "the end of the device")
-        subprocess.run(["ip", "link", "delete", self._link], capture_output=True)  # if it has not gone by itself
+        subprocess.run(["ip", "link", "delete", self.link], capture_output=True)  # if it has not gone by itself
         self._wait(self._is_forgotten, COMMAND, "the end of its processes")
 
     def remove(self) -> None:
