@@ -76,6 +76,7 @@ def test_the_sandbox_forbids_nothing_that_it_does(device):
     device.live_again(boottime())
     device.machine.run("systemctl", "reload", UNIT)
     device.shows("^healthy; ")
+    wait_for(lambda: device.events("heartbeat"), "the vital signs")
     told = json.loads(device.machine.run(CLI, "status", "--json"))
     here = {name for name in ("rss_bytes", "memory_available_bytes", "load") if told["vitals"][name] is not None}
     assert len(here) == 3
