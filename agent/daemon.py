@@ -173,6 +173,8 @@ class Daemon:
         if self._configured.problems:
             self._tell_refused()
         self._put_in_force(self._probers_of(self._config.targets))
+        # Before it is ready, so that who looks when `systemctl start` has returned sees a line.
+        self._systemd.status(self.status().line())
         self._systemd.ready()
         parts = [
             loop.create_task(part, name=name)

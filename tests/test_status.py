@@ -339,6 +339,7 @@ async def test_what_systemd_is_told(device, manager):
     manager.listen()
     async with device.running():
         await manager.heard("READY=1")
+        assert manager.told[manager.told.index("READY=1") - 1].startswith("STATUS=healthy; 2 targets, Kafka unknown, ")
         await manager.heard("2 targets, 2 down")
         device.write(interval="2s")
         await manager.heard("RELOADING=1\nMONOTONIC_USEC=")
