@@ -4,8 +4,9 @@ CI=true those are that are marked `core`, of one Debian, and then what this mach
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(LONGEST))
             if not (everything or (ci and _is_core(item))):
                 item.add_marker(pytest.mark.skip(reason="boots devices, which takes minutes: ./scripts/test --all"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Shows the agent's log on the device when a test there failed."""
+    report = yield
+    device = getattr(item, "funcargs", {}).get("device")
+    if report.failed and call.when == "call" and isinstance(device, Device) and device.machine.is_on:
+        report.sections.append(("The agent's log on the device", "\n".join(device.log_lines())))
+    return report
 
 
 def _is_core(item: pytest.Item) -> bool:
