@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from agent.config.model import Config, Target
 from agent.device.clock import ClockState, boottime
 from agent.inquiry.case import Case
@@ -242,6 +244,9 @@ class Inquiry:
         if doubt.whose == "path":
             case.put_down_to_the_path()
             case.found.again, doubt = doubt.looks, NO_DOUBT
+        elif doubt.whose is None and (told := doubter.learned(case.measurement, boottime())).whose and not told.is_open:
+            # What was asked for others outweighs that its own question found nothing wrong.
+            doubt = msgspec.structs.replace(doubt, whose=told.whose, why=told.why)
         case.found.doubts[number] = doubt
         self._try(case, boottime())
 

@@ -6,6 +6,8 @@ import os
 import resource
 from pathlib import Path
 
+import msgspec
+
 from agent.device import uplink
 from agent.device.clock import boottime
 from agent.inquiry.certificates import Certificates
@@ -15,7 +17,7 @@ from agent.probers.result import Error, Peer, Phases, Result, Tls
 from agent.schedule import Measurement
 from agent.verdict.found import NO_DOUBT
 from tests.inquiry.test_inquiry import FAR, Device, device, everything_is_far, nowhere, peer_of, silent, target, up
-from tests.probers.dns_server import SERVFAIL, dns_server, reply, zone
+from tests.probers.dns_server import NXDOMAIN, SERVFAIL, A, address, dns_server, reply, zone
 from tests.probers.http_server import CONTEXT, answers, says, site
 
 KEPT = CONTEXT, device, everything_is_far, nowhere
@@ -228,3 +230,32 @@ async def test_a_name_is_judged_by_the_resolver_that_is_measured_with(everything
         await asyncio.sleep(0.01)
     assert ("a", "down", 0.0) in device.settled
     assert "a.example" not in {question.name for question in other.questions}
+
+
+async def test_a_lie_that_is_found_before_the_own_question_is_answered(everything_is_far, nowhere, tmp_path):
+    """That one's own question found nothing wrong takes nothing from what others' found: the resolver lies."""
+
+    def behaviour(question):
+        if question.name.endswith(".invalid"):
+            return [0.6, reply(question, rcode=NXDOMAIN)]
+        return [reply(question, *([address(question.name, "127.0.0.2")] if question.kind == A else []))]
+
+    async with site(answers(b"HTTP/1.1 200 OK\r\n\r\n")) as well, dns_server(behaviour) as server:
+        (tmp_path / "hosts").write_text("")
+        (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        device = Device(Resolver(tmp_path / "hosts", tmp_path / "resolv.conf", server.port))
+        b, c = (target(name, f"http://{name}.test:{well.port}/") for name in "bc")
+        a, d = target("a", f"http://a.test:{nowhere.port}/"), target("d")
+        device.configure(a, b, c, d)
+        for each in (b, c) * 2:
+            name = f"{each.id}.test"
+            device.take(each, msgspec.structs.replace(up(peer_of(well)), named=((name, "127.0.0.1"),)))
+        device.take(a, msgspec.structs.replace(silent(nowhere), named=(("a.test", "127.0.0.1"),)))
+        elsewhere = msgspec.structs.replace(silent(nowhere), named=(("b.test", "127.0.0.2"),))
+        device.take(b, elsewhere)
+        await asyncio.sleep(0.5)
+        device.inquiry.settle(boottime())
+        device.take(d, up())
+        await device.until_all_are_settled()
+    of_a = device.rulings[[name for name, _, _ in device.settled].index("a")]
+    assert (of_a.status, of_a.error.attribution) == ("unknown", "resolver")
