@@ -18,12 +18,13 @@ class Asked:
 
     def __init__(self, source: str | None = None) -> None:
         self.source = source
+        self.to_come = 0  # references whose addresses are not known yet
         self.asked = self.answered = self.silent = self.names_asked = self.names_found = 0
 
     @property
     def nobody(self) -> bool:
         """Some were asked, and all were silent."""
-        return self.silent > 1 and self.silent == self.asked
+        return self.silent > 1 and self.silent == self.asked and not self.to_come
 
 
 class Case:

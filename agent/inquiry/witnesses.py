@@ -89,6 +89,7 @@ class Witnesses:
             case.asked = asked
         families = {case.peer.family for case in of_some if case.peer is not None}
         references = [*self._references, *self._brokers[: 0 if len(witnesses) > 1 else 2]]
+        asked.asked, asked.to_come = len(witnesses), len(references)
         await asyncio.gather(
             *names,
             *(self._ask(asked, key, peer.address, peer.port or 0, of) for key, (peer, of) in witnesses.items()),
@@ -96,7 +97,6 @@ class Witnesses:
         )
 
     async def _ask(self, asked: Asked, key: str, address: str, port: int, measured: Target | None = None) -> None:
-        asked.asked += 1
         begun, large = boottime(), False
         if measured is None:
             ms, error = await asking.connect(address, port, asking.ASK_SECONDS, asked.source)
@@ -118,6 +118,8 @@ class Witnesses:
 
     async def _ask_reference(self, asked: Asked, reference: str, families: Collection[Family]) -> None:
         addresses, port = await questions.addresses_of(reference, self._resolver, families, asked.source)
+        asked.to_come -= 1
+        asked.asked += len(addresses)
         key = f"reference {mask_url(reference, all_values=True)}"
         await asyncio.gather(*(self._ask(asked, key, address, port) for address in addresses))
 

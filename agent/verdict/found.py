@@ -57,7 +57,7 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Ruling(NamedTuple):
     """What is recorded of one measurement besides what was found: the verdict, the error that goes with it, what was
-    `seen` for it, and the `looks` at the target itself. Both are None when nobody looked.
+    `seen` for it, and the `looks`: what was asked on its account. Both are None when nobody looked.
     """
 
     status: Status

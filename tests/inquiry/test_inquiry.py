@@ -7,6 +7,7 @@ import socket
 import time
 from collections import defaultdict
 
+import msgspec
 import pytest
 
 from agent.config.model import Agent, Config, Kafka, Location, Target, Uplink
@@ -17,7 +18,7 @@ from agent.inquiry.inquiry import HOLD_SECONDS, PATIENCE_SECONDS, Inquiry
 from agent.inquiry.witnesses import MOST_ASKED, Witnesses
 from agent.probers import asking, prober_of
 from agent.probers.resolver import Resolver
-from agent.probers.result import Attempt, Error, Peer, Phases, Result
+from agent.probers.result import Attempt, Error, Peer, Phases, Result, Tls
 from agent.schedule import Measurement
 from agent.verdict.evidence import Evidence
 from agent.verdict.found import Found
@@ -318,6 +319,26 @@ async def test_the_loss_of_the_way_out_is_told_once(everything_is_far, nowhere, 
             device.inquiry.settle(boottime())
         assert [kind for kind, _ in device.news] == ["lost", "back"]
         assert device.inquiry.uplink() == (None, "")
+
+
+async def test_a_reference_whose_name_takes_a_while_counts(everything_is_far, nowhere, tmp_path):
+    """The way out is not lost while the name of one that is to be asked is being resolved, and it answers then."""
+    (tmp_path / "hosts").touch()
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    known = zone(reference__example=["127.0.0.1"])
+    async with site(says()) as reference, dns_server(lambda question: [0.2, *known(question)]) as server:
+        device = Device(Resolver(tmp_path / "hosts", tmp_path / "resolv.conf", server.port))
+        device.configure(target("a"), references=(f"http://reference.example:{reference.port}/",), brokers=())
+        for last in (2, 3):  # they sent certificates, and take no connections any more
+            address = f"127.0.0.{last}"
+            tls = Tls("TLSv1.3", "TLS_AES_256_GCM_SHA384", verified=True)
+            good = msgspec.structs.replace(up(Peer(address, 9, "ipv4")), tls=tls)
+            device.take(target(address, f"https://{address}:9/"), good)
+        error = Error("tls", "tls_timeout", "path", "no answer")
+        device.take(target("a"), Result(50.0, Phases(connect=5.0, tls=45.0), error, peer=nowhere))
+        await device.until_all_are_settled()
+        assert reference.connections == 1
+    assert device.news == []
 
 
 async def test_a_resolver_that_fails_is_asked_for_other_names(everything_is_far, tmp_path):
