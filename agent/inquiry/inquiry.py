@@ -43,8 +43,8 @@ Settled = Callable[[Measurement, ClockState, Ruling], None]
 HOLD_SECONDS = 2.0
 PATIENCE_SECONDS = 0.3
 MOST_HELD = 2_000  # results; with more the oldest is judged by what is known
-FEW_HELD = 50  # that are looked at whenever there is something new; with more, each is
-TRY_SECONDS = 0.25  # only so often
+FEW_HELD = 50  # results that are looked at whenever there is something new
+TRY_SECONDS = 0.25  # between two looks at each, with more
 MOST_LOOKS = 8  # at targets for a second time, at once
 
 _UP = Ruling("up")

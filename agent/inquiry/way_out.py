@@ -10,7 +10,7 @@ from agent.verdict.evidence import BySource
 
 log = logging.getLogger(__name__)
 
-LINKS_SECONDS = 1.0
+LINKS_SECONDS = 1.0  # between two looks at the links
 
 _ANYWHERE = ("192.0.2.1", "2001:db8::1")  # of documentation (RFC 5737, RFC 3849): what default routes lead to
 

@@ -179,12 +179,12 @@ class Evidence:
         return signs > 1
 
     def other_resolvers(self, target: Target) -> list[str | None]:
-        """The `resolver` options, but this target's, by which a name was found ever. None for a target that has one of
-        its own: nobody else is told its names, or speaks for those who use it.
+        """The `resolver` options, but this target's, by which a name was found ever. There are none for a target that
+        has one of its own: nobody else is told its names, or speaks for those who use it.
         """
         if target.resolver is not None:
             return []
-        return [resolver for resolver in self._named if resolver != target.resolver]
+        return [resolver for resolver in self._named if resolver is not None]
 
     def witnesses(self, but: Collection[str], now: float) -> Iterator[tuple[Target, Result]]:
         """The targets that ought to answer when they are asked, as they did lately."""
