@@ -442,13 +442,14 @@ async def test_both_families_are_silent(network):
 async def test_a_busy_loop_does_not_lengthen_round_trips(network, kind, six):
     """The kernel's stamp counts, not when the loop came to read."""
     with within(network.device):
-        measuring = asyncio.ensure_future(measure(url(six), count=3, timeout=0.6))
+        measuring = asyncio.ensure_future(measure(url(six), count=5, timeout=0.6))
         for _ in range(20):
             await asyncio.sleep(0.001)
             time.sleep(0.02)
         result = await measuring
     assert result.error is None
-    assert result.icmp.rtt_ms.max < 10
+    # By the loop each would take 20; one or two the kernel itself may deliver late on a busy machine.
+    assert result.icmp.rtt_ms.avg < 10
 
 
 async def test_many_at_once(network, kind):
