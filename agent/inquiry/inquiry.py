@@ -54,12 +54,12 @@ class Inquiry:
     """Judges results; `settled` takes each with its verdict, at once or later. Without a resolver nobody is asked."""
 
     def __init__(self, settled: Settled, resolver: Resolver | None = None, news: News | None = None) -> None:
-        self._settled, self._asks = settled, resolver is not None
-        resolver = resolver or Resolver()
+        self._settled = settled
+        asks, resolver = resolver is not None, resolver or Resolver()
         self._evidence: defaultdict[str | None, Evidence] = defaultdict(Evidence)
         turns = asyncio.Semaphore(MOST_LOOKS)
         self._doubters: tuple[Doubter, ...] = ()  # as the doubts of `Found`; of who refused is the first
-        if self._asks:
+        if asks:
             self._doubters = Refusals(self._evidence), Certificates(resolver, turns), Naming(resolver)
         self._second_looks = SecondLooks(self._evidence, resolver, turns)
         self._witnesses = Witnesses(self._evidence, resolver, self.settle, self._look_again)
@@ -105,7 +105,7 @@ class Inquiry:
             evidence = names = self._evidence[target.source]
             if target.source is not None:
                 names = self._evidence[asked_from(target.resolver, target.source)]
-            hearsay = error is not None and error.code == "connect_refused" and self._asks
+            hearsay = error is not None and error.code == "connect_refused" and bool(doubts)
             evidence.note(target, result, at, measurement.stall, names, hearsay=hearsay)
         if error is None:
             for doubter in self._doubters:
@@ -129,7 +129,7 @@ class Inquiry:
             found.before = evidence.other(case.target_id, case.peer, began, case.at)
         self._held[case] = None
         self._queues.setdefault(case.target_id, deque()).append(case)
-        if self._asks:
+        if self._doubters:
             self._ask(case)
         if len(self._held) > MOST_HELD:
             self._close(next(iter(self._held)), case.at)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
-
 from agent.config.dns import FLAGS, question, rcode_name
 from agent.config.masking import MASK, Mask
 from agent.config.model import Secret, Target
@@ -69,11 +67,8 @@ class DnsProber:
         if not tcp and outcome.answer is not None and outcome.answer.truncated:
             before, tcp = outcome.answer, True
             outcome = await exchange(address, port, ask, deadline, tcp=True, source=source)
-        if before is None:
-            # For a single exchange the phases are all of it, to the digit.
-            duration = round(sum(filter(None, msgspec.structs.astuple(outcome.phases))), 3)
-        else:
-            duration = ms(time.monotonic() - begun)
+        # For a single exchange the phases are all of it, to the digit.
+        duration = outcome.phases.whole if before is None else ms(time.monotonic() - begun)
         peer = Peer(address, port, "ipv6" if ":" in address else "ipv4")
         error, found = self._judge(outcome, before, tcp=tcp)
         return Result(duration, outcome.phases, error, peer, dns=found)

@@ -93,11 +93,8 @@ class HttpProber:
                 break
             hops.append(Hop(self._shown(request.url), tried.status_code or 0, tried.phases))
             request = following
-        if hops or attempts:
-            duration = ms(time.monotonic() - begun)
-        else:
-            # For a single exchange the phases are all of it, to the digit.
-            duration = round(sum(filter(None, msgspec.structs.astuple(tried.phases))), 3)
+        # For a single exchange the phases are all of it, to the digit.
+        duration = ms(time.monotonic() - begun) if hops or attempts else tried.phases.whole
         return Result(
             duration_ms=duration,
             phases_ms=tried.phases,

@@ -150,9 +150,8 @@ class _Echoes:
             phases.wait = ms(self._ended - self._first_sent)
         trips = [trip * 1000 for trip in self._trips.values()]
         peer = Peer(self._address, None, "ipv6" if self._six else "ipv4")
-        duration = round((phases.send or 0.0) + (phases.wait or 0.0), 3)
         icmp = Icmp(len(self._sent), len(trips), _round_trips(trips)) if self._sent else None
-        return Result(duration, phases, self._error(most_loss), peer, icmp=icmp)
+        return Result(phases.whole, phases, self._error(most_loss), peer, icmp=icmp)
 
     def _error(self, most_loss: float) -> Error | None:
         if self._fault is not None:

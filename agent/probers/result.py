@@ -68,6 +68,12 @@ class Phases(msgspec.Struct):
     wait: float | None = None
     receive: float | None = None
 
+    @property
+    def whole(self) -> float:
+        """All of them together."""
+        each: tuple[float | None, ...] = msgspec.structs.astuple(self)
+        return round(sum(filter(None, each)), 3)
+
 
 class Error(msgspec.Struct, frozen=True):
     """Why a measurement is not `up`. `message` is for people, at most 500 characters, free of secrets."""

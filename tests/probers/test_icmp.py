@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from agent.probers import icmp, icmp_packet
+from agent.probers import datagram, icmp, icmp_packet
 from tests.probers.conftest import IPV6
 from tests.probers.dns_server import dns_server, zone
 from tests.probers.http_server import failure, reached
@@ -18,7 +18,6 @@ from tests.probers.measuring import measure
 from tests.probers.namespaces import within
 
 ADDRESSES = {False: "10.217.2.1", True: "fd17:2::1"}
-TIMESTAMPNS = 35  # <asm-generic/socket.h>
 TIMEOUT = ("icmp_timeout", "wait", "path")
 
 
@@ -444,7 +443,7 @@ async def test_a_busy_loop_does_not_lengthen_round_trips(network, kind, six):
     """The kernel's stamp counts, not when the loop came to read."""
     with within(network.device), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stamped:
         # When the first socket asks for stamps, the kernel begins with them only a moment later (net_enable_timestamp).
-        stamped.setsockopt(socket.SOL_SOCKET, TIMESTAMPNS, 1)
+        stamped.setsockopt(socket.SOL_SOCKET, datagram._TIMESTAMPNS, 1)
         await asyncio.sleep(0.1)
         measuring = asyncio.ensure_future(measure(url(six), count=3, timeout=0.6))
         for _ in range(20):
